@@ -1,0 +1,163 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/octo-sts/appliance/signer"
+	"github.com/octo-sts/appliance/sts"
+	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/trustpolicy"
+)
+
+// shutdownGrace is how long exchanges under way get to finish: longer than one
+// may take.
+const shutdownGrace = 20 * time.Second
+
+// Daemon is octo-stsd, wired and listening.
+type Daemon struct {
+	logger       *zap.Logger
+	audit        *audit.Log
+	listeners    []*listener
+	certificates *certificateFiles  // nil with tls.mode: off
+	stop         context.CancelFunc // ends what runs in the background
+}
+
+// New opens everything that the configuration names and listens, but serves
+// nothing yet. What it starts in the background outlives ctx and ends with Run:
+// exchanges under way need it to the last.
+func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ *Daemon, err error) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	d := &Daemon{logger: logger, stop: stop}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err := checkWritable(c.StateDirectory); err != nil {
+		return nil, fmt.Errorf("state_directory: %w", err)
+	}
+	d.audit, err = audit.Open(ctx, audit.Config{Directory: c.Audit.Directory, Origin: c.Audit.Origin, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	signerClient := signer.NewClient(c.Signer.Socket)
+	verifier, err := newVerifier(ctx, c, logger)
+	if err != nil {
+		return nil, err
+	}
+	github, err := newGitHub(ctx, c, signerClient, version, logger)
+	if err != nil {
+		return nil, err
+	}
+	counts := newMetrics()
+	service, err := sts.New(ctx, sts.Config{
+		Domain:           c.Domain,
+		PolicyRepository: c.GitHub.PolicyRepository,
+		Verifier:         verifier,
+		GitHub:           github,
+		Audit:            d.audit,
+		Permissions:      trustpolicy.GitHubPermissions().With(c.Permissions),
+		Ceiling:          trustpolicy.Ceiling{OrganizationOnly: c.Ceiling.Policies == "organization", Permissions: c.Ceiling.Permissions},
+		Logger:           logger,
+		Observe:          counts.observe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	public, err := newAdmission(c.Limits, counts.shedBy, sts.NewHandler(service))
+	if err != nil {
+		return nil, err
+	}
+	return d, d.listen(ctx, c, public, adminHandler(&health{d.audit, signerClient, github, verifier}, counts))
+}
+
+func (d *Daemon) listen(ctx context.Context, c *Config, public, admin http.Handler) error {
+	var publicTLS *tls.Config
+	if c.TLS.Mode == "files" {
+		certificates, err := newCertificateFiles(c.TLS.Files, d.logger)
+		if err != nil {
+			return err
+		}
+		d.certificates, publicTLS = certificates, certificates.config()
+	}
+	for _, l := range []struct {
+		name, address string
+		handler       http.Handler
+		tls           *tls.Config
+	}{
+		{"https", c.Listen.HTTPS, public, publicTLS},
+		{"http", c.Listen.HTTP, redirectToHTTPS(c.Domain), nil},
+		{"admin", c.Listen.Admin, admin, nil},
+	} {
+		if l.address == "" {
+			continue
+		}
+		opened, err := listen(ctx, l.name, l.address, l.handler, l.tls, d.logger)
+		if err != nil {
+			return err
+		}
+		d.listeners = append(d.listeners, opened)
+	}
+	return nil
+}
+
+// Run serves until ctx is done, lets exchanges under way finish, and closes the
+// audit log last.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.close()
+	serving, ctx := errgroup.WithContext(ctx)
+	for _, l := range d.listeners {
+		d.logger.Info("listening", zap.String("listener", l.name), zap.String("address", l.net.Addr().String()))
+		serving.Go(l.serve)
+	}
+	if d.certificates != nil {
+		reload := make(chan os.Signal, 1)
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+		serving.Go(func() error { d.certificates.watch(ctx, reload); return nil })
+	}
+	serving.Go(func() error {
+		<-ctx.Done()
+		d.logger.Info("stopping")
+		return d.shutdown()
+	})
+	return serving.Wait()
+}
+
+// shutdown refuses new connections at once and waits for requests under way.
+func (d *Daemon) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+	defer cancel()
+	var errs []error
+	for _, l := range d.listeners {
+		if err := l.server.Shutdown(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stopping %s: %w", l.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close releases what New opened.
+func (d *Daemon) close() {
+	defer d.stop()
+	for _, l := range d.listeners {
+		_ = l.net.Close() // already closed where it was served
+	}
+	if d.audit == nil {
+		return
+	}
+	if err := d.audit.Close(); err != nil {
+		d.logger.Error("closing the audit log", zap.Error(err))
+	}
+}

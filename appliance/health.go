@@ -1,0 +1,138 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/octo-sts/appliance/signer"
+	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/githubapp"
+	"github.com/octo-sts/appliance/sts/idtoken"
+)
+
+// health answers the admin listener's /healthz (is this process alive) and
+// /readyz (would it serve an exchange, and if not, or only just, why).
+type health struct {
+	audit    *audit.Log
+	signer   *signer.Client
+	github   *githubapp.Client
+	verifier *idtoken.Verifier
+}
+
+// The three states of a check, and of the whole: the worst of its checks.
+const (
+	stateReady    = "ready"
+	stateDegraded = "degraded" // exchanges go on, but not for ever, or not for everyone
+	stateFailing  = "failing"
+)
+
+type check struct {
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func (h *health) healthz(w http.ResponseWriter, _ *http.Request) {
+	_, _ = fmt.Fprintln(w, "ok") // a prober that is gone needs no answer
+}
+
+// readyz answers 200 while exchanges are served, degraded or not, and 503 when
+// they are not.
+func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
+	report := struct {
+		State  string  `json:"state"`
+		Checks []check `json:"checks"`
+	}{State: stateReady, Checks: h.checks(r.Context())}
+	status := http.StatusOK
+	for _, c := range report.Checks {
+		switch {
+		case c.State == stateFailing:
+			report.State, status = stateFailing, http.StatusServiceUnavailable
+		case c.State == stateDegraded && report.State == stateReady:
+			report.State = stateDegraded
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(report) // a prober that is gone needs no answer
+}
+
+func (h *health) checks(ctx context.Context) []check {
+	return []check{h.checkAudit(), h.checkSigner(ctx), h.checkIssuers()}
+}
+
+func (h *health) checkAudit() check {
+	if err := h.audit.Err(); err != nil {
+		return check{"audit", stateFailing, err.Error()}
+	}
+	return check{"audit", stateReady, fmt.Sprintf("%d entries", h.audit.Size())}
+}
+
+// checkSigner asks the signer. While it is away, exchanges go on for as long as
+// GitHub takes the App JWTs that were signed before.
+func (h *health) checkSigner(ctx context.Context) check {
+	apps := h.github.Status()
+	status, err := h.signer.Status(ctx)
+	if err == nil {
+		err = cannotSign(status, apps)
+	}
+	if err == nil {
+		return check{"signer", stateReady, ""}
+	}
+	until := time.Time{}
+	for _, app := range apps {
+		if time.Now().After(app.CachedUntil) {
+			return check{"signer", stateFailing, fmt.Sprintf("%v; App %d has no usable App JWT left", err, app.AppID)}
+		}
+		if until.IsZero() || app.CachedUntil.Before(until) {
+			until = app.CachedUntil
+		}
+	}
+	return check{"signer", stateDegraded, fmt.Sprintf("%v; exchanges go on with cached App JWTs until %s", err, until.UTC().Format(time.RFC3339))}
+}
+
+// cannotSign tells which of the daemon's Apps the signer has no key for at the
+// moment, and why.
+func cannotSign(status signer.Status, apps []githubapp.AppStatus) error {
+	for _, app := range apps {
+		i := slices.IndexFunc(status.Apps, func(s signer.AppStatus) bool { return s.AppID == app.AppID })
+		if i < 0 {
+			return fmt.Errorf("App %d is not in the signer's configuration", app.AppID)
+		}
+		if !status.Apps[i].Ready {
+			return fmt.Errorf("App %d: %s", app.AppID, status.Apps[i].Error)
+		}
+	}
+	return nil
+}
+
+// checkIssuers fails only where no issuer's keys can be had: one issuer's
+// outage is that issuer's users' alone.
+func (h *health) checkIssuers() check {
+	issuers := h.verifier.Status()
+	if len(issuers) == 0 {
+		return check{"issuers", stateFailing, "no issuer is listed in the configuration: nobody can exchange a token"}
+	}
+	away, detail := 0, ""
+	for _, issuer := range issuers {
+		if !issuer.Usable {
+			away++
+			detail = fmt.Sprintf("%s: %v", issuer.URL, issuer.LastError)
+		}
+	}
+	switch away {
+	case 0:
+		return check{"issuers", stateReady, fmt.Sprintf("%d listed", len(issuers))}
+	case len(issuers):
+		return check{"issuers", stateFailing, detail}
+	default:
+		return check{"issuers", stateDegraded, fmt.Sprintf("%d of %d have no usable keys; %s", away, len(issuers), detail)}
+	}
+}

@@ -1,0 +1,106 @@
+package appliance_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/octo-sts/appliance/"
+
+// allowed says what each package of the module may import of the module. A
+// package that is not named here may not exist: whoever adds one decides where
+// it belongs.
+var allowed = map[string][]string{
+	"sts/strictyaml":  {},
+	"sts/trustpolicy": {"sts/strictyaml"},
+	"sts/audit":       {},
+	"sts/idtoken":     {},
+	"sts/githubapp":   {},
+
+	"sts/stspb":              {},
+	"sts/stspb/stspbconnect": {"sts/stspb"},
+	"sts":                    {"sts/audit", "sts/githubapp", "sts/idtoken", "sts/trustpolicy", "sts/stspb", "sts/stspb/stspbconnect"},
+
+	"signer":     {"sts/strictyaml"},
+	"signer/hsm": {"signer"},
+
+	"appliance": {"signer", "sts", "sts/audit", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy"},
+
+	// For tests and the demonstration; nothing that is shipped imports them.
+	"signer/signertest":      {"signer"},
+	"sts/ststest":            {"signer/signertest"},
+	"sts/ststest/openapigen": {},
+
+	"cmd/octo-stsd":       {"appliance"},
+	"cmd/octo-sts":        {"sts/audit", "sts/idtoken", "sts/trustpolicy"},
+	"cmd/octo-sts-signer": {"signer", "signer/hsm"},
+	"cmd/octo-sts-demo":   {"sts/ststest", "signer/signertest"},
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+	CgoFiles   []string
+	Deps       []string
+}
+
+func list(t *testing.T, args ...string) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,CgoFiles,Deps"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var packages []goPackage
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	for _, p := range list(t, module+"...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		may, known := allowed[name]
+		if !known {
+			t.Errorf("package %s has no place in the table of allowed imports", name)
+		}
+		for _, imported := range p.Imports {
+			if own, ok := strings.CutPrefix(imported, module); ok && !slices.Contains(may, own) {
+				t.Errorf("%s imports %s", name, own)
+			}
+			if imported == "testing" {
+				t.Errorf("%s imports testing outside a test", name)
+			}
+		}
+	}
+}
+
+// Vendors' C code belongs in one process, so cgo belongs in one package.
+func TestCgoIsInOnePackage(t *testing.T) {
+	const thePackage = module + "signer/hsm"
+	for _, p := range list(t, module+"...") {
+		if len(p.CgoFiles) > 0 {
+			t.Errorf("%s uses cgo itself", p.ImportPath)
+		}
+		direct := slices.ContainsFunc(p.Imports, func(s string) bool {
+			return strings.HasPrefix(s, "github.com/miekg/pkcs11") || strings.HasPrefix(s, "github.com/ThalesIgnite/crypto11")
+		})
+		if direct && p.ImportPath != thePackage {
+			t.Errorf("%s imports a PKCS#11 library", p.ImportPath)
+		}
+		reaches := p.ImportPath == thePackage || slices.Contains(p.Deps, thePackage)
+		if reaches && p.ImportPath != thePackage && p.ImportPath != module+"cmd/octo-sts-signer" {
+			t.Errorf("%s depends on %s", p.ImportPath, thePackage)
+		}
+	}
+}

@@ -1,0 +1,68 @@
+// Command octo-stsd is the daemon that faces the network: it exchanges OIDC ID
+// tokens for GitHub installation tokens. This file only wires; the work is in
+// package appliance.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/octo-sts/appliance/appliance"
+)
+
+// version is set by the build.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	config := ""
+	status := 2 // wrong usage or configuration, until something runs
+	root := &cobra.Command{
+		Use: "octo-stsd", Short: "Exchange OIDC ID tokens for GitHub installation tokens", Version: version,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&config, "config", "/etc/octo-sts/octo-stsd.yaml", "configuration file")
+	root.AddCommand(&cobra.Command{
+		Use: "serve", Short: "Serve exchanges until SIGTERM or SIGINT", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := appliance.Load(config)
+			if err != nil {
+				return err
+			}
+			status = 1
+			return serve(ctx, c)
+		},
+	}, &cobra.Command{
+		Use: "check-config", Short: "Check the configuration and report every problem", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := appliance.Load(config); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems\n", config)
+			return err
+		},
+	})
+	if err := root.Execute(); err != nil {
+		fmt.Fprintf(os.Stderr, "octo-stsd: %v\n", err)
+		os.Exit(status)
+	}
+}
+
+func serve(ctx context.Context, c *appliance.Config) error {
+	logger, err := zap.NewProduction(zap.WithCaller(false))
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	daemon, err := appliance.New(ctx, c, version, logger)
+	if err != nil {
+		return err
+	}
+	return daemon.Run(ctx)
+}

@@ -1,0 +1,138 @@
+package sts
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/octo-sts/appliance/sts/githubapp"
+)
+
+// The kinds of refusal. Each has one row in the table below, which is the only
+// place that knows how a kind looks on the wire.
+var (
+	ErrInvalidRequest  = errors.New("invalid request")
+	ErrUnauthenticated = errors.New("ID token not accepted")
+	ErrDenied          = errors.New("exchange not allowed")
+	ErrOverloaded      = errors.New("too many requests")
+	ErrUnavailable     = errors.New("temporarily unavailable")
+	ErrUnimplemented   = errors.New("not implemented")
+)
+
+// answers maps each kind of refusal to the wire: the gRPC code, the HTTP status
+// that grpc-gateway gives that code, and what the caller reads. A denial's text
+// is one and the same whatever the reason was, so that it tells nothing of a
+// policy, not even whether it exists. The last row serves what is in none of
+// the others.
+var answers = []answer{
+	{ErrInvalidRequest, connect.CodeInvalidArgument, http.StatusBadRequest, "invalid request"},
+	{ErrUnauthenticated, connect.CodeUnauthenticated, http.StatusUnauthorized, "the ID token was not accepted"},
+	{ErrDenied, connect.CodePermissionDenied, http.StatusForbidden, "the exchange is not allowed"},
+	{ErrOverloaded, connect.CodeResourceExhausted, http.StatusTooManyRequests, "too many requests, try again later"},
+	{ErrUnavailable, connect.CodeUnavailable, http.StatusServiceUnavailable, "temporarily unavailable, try again"},
+	{ErrUnimplemented, connect.CodeUnimplemented, http.StatusNotImplemented, "not implemented"},
+	{nil, connect.CodeInternal, http.StatusInternalServerError, "internal error"},
+}
+
+type answer struct {
+	kind    error
+	code    connect.Code
+	status  int
+	message string
+}
+
+// answerFor finds the row of err. A message with more in it than the table says
+// is given only for an invalid request, where the caller reads back what the
+// caller sent.
+func answerFor(err error) answer {
+	for _, a := range answers {
+		if a.kind == nil || errors.Is(err, a.kind) {
+			var r *Refusal
+			if a.kind == ErrInvalidRequest && errors.As(err, &r) && r.Detail != nil {
+				a.message += ": " + r.Detail.Error()
+			}
+			return a
+		}
+	}
+	panic("sts: the table of answers has no last row")
+}
+
+// Refusal is why an exchange ended without a token.
+type Refusal struct {
+	// Kind is one of the sentinel errors above.
+	Kind error
+
+	// Reason is a short label out of a bounded set, for metrics and for
+	// filtering the audit log.
+	Reason string
+
+	// Detail tells the operator everything. A caller sees it only where Kind is
+	// ErrInvalidRequest.
+	Detail error
+
+	// RetryAfter is when to try again; 0 where nobody knows.
+	RetryAfter time.Duration
+}
+
+// Error is for the operator; callers get what the table says.
+func (r *Refusal) Error() string {
+	if r.Detail == nil {
+		return r.Reason
+	}
+	return r.Reason + ": " + r.Detail.Error()
+}
+
+// Unwrap lets errors.Is find the kind and whatever caused it.
+func (r *Refusal) Unwrap() []error { return []error{r.Kind, r.Detail} }
+
+func invalid(reason string, detail error) *Refusal {
+	return &Refusal{Kind: ErrInvalidRequest, Reason: reason, Detail: detail}
+}
+
+func unauthenticated(reason string, detail error) *Refusal {
+	return &Refusal{Kind: ErrUnauthenticated, Reason: reason, Detail: detail}
+}
+
+func denied(reason string, detail error) *Refusal {
+	return &Refusal{Kind: ErrDenied, Reason: reason, Detail: detail}
+}
+
+func unavailable(reason string, detail error) *Refusal {
+	return &Refusal{Kind: ErrUnavailable, Reason: reason, Detail: detail}
+}
+
+// asRefusal makes sure that what reaches an adapter has a kind and a reason.
+func asRefusal(err error) *Refusal {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r
+	}
+	return &Refusal{Kind: err, Reason: "internal", Detail: err}
+}
+
+// githubRefusal tells what an answer of GitHub's means for the caller: no
+// installation, no policy and a refusal to mint are denials, all alike; the
+// rest is GitHub's trouble, or the way to it.
+func githubRefusal(doing string, err error) *Refusal {
+	detail := fmt.Errorf("%s: %w", doing, err)
+	var limited *githubapp.RateLimitError
+	switch {
+	case errors.Is(err, githubapp.ErrNotInstalled):
+		return denied("not_installed", detail)
+	case errors.Is(err, githubapp.ErrNotFound):
+		return denied("no_policy", detail)
+	case errors.Is(err, githubapp.ErrNotAFile):
+		return denied("policy_invalid", detail)
+	case errors.Is(err, githubapp.ErrRefused):
+		return denied("github_refused", detail)
+	case errors.As(err, &limited):
+		r := unavailable("github_rate_limited", detail)
+		r.RetryAfter = limited.RetryAfter
+		return r
+	default:
+		return unavailable("github_unavailable", detail)
+	}
+}

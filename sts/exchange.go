@@ -1,0 +1,201 @@
+package sts
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/githubapp"
+	"github.com/octo-sts/appliance/sts/idtoken"
+)
+
+// Exchange performs one exchange, or says why not: the error is always a
+// *Refusal. (Before it runs, the listener has shed what it cannot carry.)
+//
+// No token leaves without two durable audit entries, the intent and the
+// outcome. A caller who goes away after the intent does not stop what then
+// follows from being recorded.
+func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	x := s.begin(r)
+
+	// Nothing is decided that could not be recorded.
+	if err := s.Audit.Err(); err != nil {
+		return nil, s.refuse(ctx, x, unavailable("audit_unavailable", err))
+	}
+	if err := x.parse(); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	if err := s.verify(ctx, x); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	if err := s.resolve(ctx, x); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	if err := s.match(x); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	if err := s.recordIntent(ctx, x); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	minted, err := s.mint(ctx, x)
+	if err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	if err := s.recordOutcome(ctx, x, minted); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
+	return &Grant{Token: minted.Token, Expiry: minted.Expiry}, nil
+}
+
+// parse reads what the request asks for, strictly.
+func (x *exchange) parse() error {
+	scope, err := ParseScope(x.request.Scope)
+	if err != nil {
+		return invalid("invalid_scope", err)
+	}
+	if err := CheckIdentity(x.request.Identity); err != nil {
+		return invalid("invalid_identity", err)
+	}
+	x.scope = scope
+	return nil
+}
+
+// verify establishes who the caller is. The package idtoken decides whether the
+// issuer is listed before any packet leaves.
+func (s *Service) verify(ctx context.Context, x *exchange) error {
+	token, err := s.Verifier.Verify(ctx, x.request.IDToken)
+	x.caller = token // set also where a token that was seen too often is refused
+	if err == nil {
+		return nil
+	}
+	reason := "invalid_token"
+	if e := (*idtoken.Error)(nil); errors.As(err, &e) {
+		reason = e.Reason
+	}
+	if errors.Is(err, idtoken.ErrUnavailable) {
+		return unavailable(reason, err)
+	}
+	return unauthenticated(reason, err)
+}
+
+// match holds the caller's claims against the policy, and the policy against
+// the operator's ceiling.
+func (s *Service) match(x *exchange) error {
+	if err := s.Ceiling.Check(x.policyKind(), x.policy); err != nil {
+		return denied("ceiling", err)
+	}
+	if d := x.policy.Match(actor(x.caller), s.Domain); !d.Granted {
+		return denied("mismatch", errors.New(d.Reason()))
+	}
+	return nil
+}
+
+// recordIntent returns once the audit log durably says what is about to be
+// minted and for whom.
+func (s *Service) recordIntent(ctx context.Context, x *exchange) error {
+	if ctx.Err() != nil {
+		return unavailable("caller_gone", ctx.Err())
+	}
+	if _, err := s.Audit.Append(ctx, x.intent()); err != nil {
+		return unavailable("audit_unavailable", err)
+	}
+	x.intended = true
+	return nil
+}
+
+// mint asks GitHub for the token. From here on a token may exist, so a caller
+// who hangs up no longer stops anything: the token is then revoked instead of
+// being left alive for an hour in nobody's hands.
+func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.InstallationToken, error) {
+	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangeTimeout)
+	defer cancel()
+	minted, err := s.GitHub.Mint(detached, x.installation, x.mintRequest())
+	if err != nil {
+		return minted, githubRefusal("minting the installation token", err)
+	}
+	x.minted(minted)
+	if ctx.Err() != nil {
+		s.revoke(ctx, x, minted)
+		return minted, unavailable("caller_gone", errors.New("the caller went away before the token could be handed out; it was revoked"))
+	}
+	return minted, nil
+}
+
+// recordOutcome returns once the audit log durably says that the token was
+// minted. Where it cannot, the token must not leave, and is revoked.
+func (s *Service) recordOutcome(ctx context.Context, x *exchange, minted githubapp.InstallationToken) error {
+	entry := x.outcome(audit.DecisionGranted, "")
+	if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
+		s.revoke(ctx, x, minted)
+		return unavailable("audit_unavailable", fmt.Errorf("the token was minted but could not be recorded, so it was withheld: %w", err))
+	}
+	s.observe(x, audit.DecisionGranted, "", nil)
+	return nil
+}
+
+// revoke takes back a token that must not leave. Where GitHub cannot be told,
+// the token dies within the hour, unknown to anyone but this process.
+func (s *Service) revoke(ctx context.Context, x *exchange, minted githubapp.InstallationToken) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangeTimeout)
+	defer cancel()
+	if err := s.GitHub.Revoke(ctx, minted.Token); err != nil {
+		s.Logger.Error("could not revoke a token that was withheld: it stays valid until it expires, in nobody's hands",
+			zap.String("request_id", x.request.RequestID), zap.String("token_sha256", x.entry.TokenSHA256),
+			zap.Time("token_expiry", minted.Expiry), zap.Error(err))
+	}
+}
+
+// refuse ends an exchange without a token: the operator is told everything, by
+// request ID, and the caller what the table of answers says. A refusal of a
+// caller whose ID token was good is an audit entry of its own; anything else is
+// counted, and logged at a bounded rate, so that nobody can fill the disk.
+func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
+	refusal := asRefusal(err)
+	decision := audit.DecisionDenied
+	if errors.Is(refusal, ErrUnavailable) {
+		decision = audit.DecisionFailed
+	}
+	if x.caller != nil && refusal.Reason != "audit_unavailable" {
+		entry := x.outcome(decision, refusal.Error())
+		if !x.intended {
+			entry = x.denied(decision, refusal.Error())
+		}
+		if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
+			refusal = unavailable("audit_unavailable", err)
+			decision = audit.DecisionFailed
+		}
+	}
+	s.observe(x, decision, refusal.Reason, refusal.Detail)
+	return refusal
+}
+
+// observe writes the one log line of an exchange and counts it.
+func (s *Service) observe(x *exchange, decision, reason string, detail error) {
+	took := time.Since(x.began)
+	if s.Observe != nil {
+		s.Observe(Observation{Decision: decision, Reason: reason, Duration: took})
+	}
+	logger := s.Logger
+	if x.caller == nil {
+		logger = s.unverified
+	}
+	logger.Info("exchange", append(x.logFields(),
+		zap.String("decision", decision), zap.String("reason", reason), zap.NamedError("detail", detail),
+		zap.Duration("duration", took))...)
+}
+
+// tokenHashes gives a token's SHA-256 as we print it, in hex, and as GitHub's
+// own audit log has it (`hashed_token`), in base64.
+func tokenHashes(token string) (hexadecimal, base64Standard string) {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:]), base64.StdEncoding.EncodeToString(sum[:])
+}

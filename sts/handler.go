@@ -1,0 +1,110 @@
+package sts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+
+	"github.com/octo-sts/appliance/sts/stspb/stspbconnect"
+)
+
+// RequestIDHeader is on every answer, over HTTP and, in lower case as gRPC's
+// metadata has it, over gRPC.
+const RequestIDHeader = "X-Request-Id"
+
+// maxMessage bounds a gRPC message and an HTTP body, in bytes. An exchange
+// request is a scope and an identity: a few hundred bytes.
+const maxMessage = 64 << 10
+
+// NewHandler serves s on the wire of octo-sts: gRPC (with grpc.health.v1),
+// gRPC-Web and Connect, and HTTP GET and POST /sts/exchange. A request must
+// carry its Caller in its context (WithCaller).
+func NewHandler(s *Service) http.Handler {
+	mux := http.NewServeMux()
+	limit := connect.WithReadMaxBytes(maxMessage)
+	mux.Handle(stspbconnect.NewSecurityTokenServiceHandler(grpcAdapter{s}, limit))
+	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(stspbconnect.SecurityTokenServiceName), limit))
+	mux.Handle("/sts/exchange", httpAdapter{s})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeStatus(w, http.StatusNotFound, connect.CodeNotFound, "Not Found")
+	})
+	return mux
+}
+
+type callerKey struct{}
+
+// WithCaller gives a request's context its caller. The outermost middleware
+// calls it, so that whatever answers the request can name its ID.
+func WithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+func callerFrom(ctx context.Context) Caller {
+	c, _ := ctx.Value(callerKey{}).(Caller)
+	return c
+}
+
+// WriteError answers a request of either wire with what the table of answers
+// says of err: for gRPC as its status, else as the JSON that grpc-gateway gives.
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	setRetryAfter(w.Header(), err)
+	id := callerFrom(r.Context()).RequestID
+	if grpc := connect.NewErrorWriter(); strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && grpc.IsSupported(r) {
+		_ = grpc.Write(w, r, connectError(err, id)) // a caller who is gone needs no answer
+		return
+	}
+	a := answerFor(err)
+	if a.code == connect.CodeUnauthenticated {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750, section 3
+	}
+	writeStatus(w, a.status, a.code, publicMessage(a, id))
+}
+
+// connectError is err as gRPC, gRPC-Web and Connect carry it.
+func connectError(err error, requestID string) *connect.Error {
+	a := answerFor(err)
+	e := connect.NewError(a.code, errors.New(publicMessage(a, requestID)))
+	setRetryAfter(e.Meta(), err)
+	return e
+}
+
+// publicMessage is all that a caller reads: the request ID is how an operator
+// finds the rest.
+func publicMessage(a answer, requestID string) string {
+	return fmt.Sprintf("%s (request %s)", a.message, requestID)
+}
+
+// setRetryAfter follows RFC 9110, section 10.2.3, in whole seconds.
+func setRetryAfter(h http.Header, err error) {
+	var r *Refusal
+	if errors.As(err, &r) && r.RetryAfter > 0 {
+		h.Set("Retry-After", fmt.Sprint(int64((r.RetryAfter+time.Second-1)/time.Second)))
+	}
+}
+
+// writeStatus writes google.rpc.Status as proto3 JSON, as grpc-gateway does.
+func writeStatus(w http.ResponseWriter, status int, code connect.Code, message string) {
+	body, err := json.Marshal(struct {
+		Code    uint32 `json:"code"`
+		Message string `json:"message"`
+		Details []any  `json:"details"`
+	}{uint32(code), message, []any{}})
+	if err != nil {
+		panic(err) // three plain fields always encode
+	}
+	writeJSON(w, status, body)
+}
+
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a caller who is gone needs no answer
+}

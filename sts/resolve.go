@@ -1,0 +1,127 @@
+package sts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/octo-sts/appliance/sts/githubapp"
+	"github.com/octo-sts/appliance/sts/trustpolicy"
+)
+
+// The directory that holds trust policies, in every repository, and the file in
+// the organization's policy repository that lists the issuers it trusts.
+const (
+	policyDirectory    = ".github/chainguard/"
+	policySuffix       = ".sts.yaml"
+	trustedIssuersPath = policyDirectory + "trusted-token-issuers.yaml"
+)
+
+// resolve finds the installation that serves the scope, holds the issuer
+// against the organization's list, and reads and compiles the trust policy.
+func (s *Service) resolve(ctx context.Context, x *exchange) error {
+	if x.policyKind() == trustpolicy.Repository && s.Ceiling.OrganizationOnly {
+		return denied("ceiling", errors.New("the configuration's ceiling.policies is \"organization\": a repository's own policies do not count"))
+	}
+	x.policyRepository = x.scope.Repository
+	if x.policyRepository == "" {
+		x.policyRepository = s.PolicyRepository
+	}
+	installation, err := s.GitHub.Installation(ctx, x.scope.Owner, x.policyRepository)
+	if err != nil {
+		return githubRefusal("finding the App's installation", err)
+	}
+	x.installation = installation
+	if err := s.checkTrustedIssuers(ctx, x); err != nil {
+		return err
+	}
+	return s.readPolicy(ctx, x)
+}
+
+// checkTrustedIssuers holds the caller's issuer against the organization's own
+// list, where it keeps one. A list that is there but cannot be understood lets
+// nobody in.
+func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
+	file, err := s.GitHub.File(ctx, x.installation, s.PolicyRepository, trustedIssuersPath)
+	if errors.Is(err, githubapp.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return githubRefusal("reading the organization's trusted issuers", err)
+	}
+	issuers, err := s.compileTrustedIssuers(file)
+	if err != nil {
+		return denied("trusted_issuers_invalid", fmt.Errorf("%s/%s: %w", x.scope.Owner, s.PolicyRepository, err))
+	}
+	if issuers.Allows(x.caller.Issuer) {
+		return nil
+	}
+	untrusted := fmt.Errorf("%s/%s: %s does not allow issuer %s", x.scope.Owner, s.PolicyRepository, trustedIssuersPath, x.caller.Issuer)
+	if issuers.Enforced() {
+		return denied("untrusted_issuer", untrusted)
+	}
+	x.notice = "untrusted_issuer (mode: audit): " + untrusted.Error()
+	return nil
+}
+
+// readPolicy reads and compiles the trust policy that the identity names.
+func (s *Service) readPolicy(ctx context.Context, x *exchange) error {
+	file, err := s.GitHub.File(ctx, x.installation, x.policyRepository, policyDirectory+x.request.Identity+policySuffix)
+	if err != nil {
+		return githubRefusal("reading the trust policy", err)
+	}
+	x.file = file
+	policy, err := s.compilePolicy(x.policyKind(), file)
+	if err != nil {
+		return denied("policy_invalid", err)
+	}
+	x.policy = policy
+	return nil
+}
+
+// policyKey names one compiled file by what it says, not by where it is, so
+// that nothing that is cached under it can be out of date.
+type policyKey struct {
+	kind policyFile
+	sha  string // git blob
+}
+
+// policyFile is which of the three kinds of file a compiled policy came from.
+type policyFile int
+
+const (
+	repositoryPolicy policyFile = iota
+	organizationPolicy
+	trustedIssuersList
+)
+
+// compiledPolicy is what a file came to, once: a policy, a list of issuers, or
+// the error that every reader of that version gets.
+type compiledPolicy struct {
+	policy  *trustpolicy.TrustPolicy
+	issuers *trustpolicy.TrustedIssuers
+	err     error
+}
+
+func (s *Service) compilePolicy(kind trustpolicy.Kind, file *githubapp.File) (*trustpolicy.TrustPolicy, error) {
+	key := policyKey{repositoryPolicy, file.SHA}
+	if kind == trustpolicy.Organization {
+		key.kind = organizationPolicy
+	}
+	c, ok := s.policies.Get(key)
+	if !ok {
+		c.policy, c.err = trustpolicy.Parse(kind, file.Path, file.Content, s.Permissions)
+		s.policies.Add(key, c)
+	}
+	return c.policy, c.err
+}
+
+func (s *Service) compileTrustedIssuers(file *githubapp.File) (*trustpolicy.TrustedIssuers, error) {
+	key := policyKey{trustedIssuersList, file.SHA}
+	c, ok := s.policies.Get(key)
+	if !ok {
+		c.issuers, c.err = trustpolicy.ParseTrustedIssuers(file.Path, file.Content)
+		s.policies.Add(key, c)
+	}
+	return c.issuers, c.err
+}

@@ -1,0 +1,123 @@
+// Package sts is the exchange itself: an OIDC ID token in, a GitHub installation
+// token out, under a trust policy that the scope's owner keeps in a repository.
+//
+// Service.Exchange is the core and knows neither HTTP nor gRPC; NewHandler puts
+// thin adapters for both over it. What verifies ID tokens (idtoken), what speaks
+// to GitHub (githubapp), what matches policies (trustpolicy) and what records
+// (audit) are packages below it. Listeners, TLS, load limits and configuration
+// are not its business: they are the daemon's, in package appliance.
+package sts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/githubapp"
+	"github.com/octo-sts/appliance/sts/idtoken"
+	"github.com/octo-sts/appliance/sts/trustpolicy"
+)
+
+const (
+	// exchangeTimeout bounds one exchange, waiting included. GitHub answers a
+	// mint in well under a second; a CI job that waits longer than this retries.
+	exchangeTimeout = 10 * time.Second
+
+	// compiledPolicies bounds the cache of compiled policies, which is keyed by
+	// content: an entry is never stale, only unused.
+	compiledPolicies = 1024
+)
+
+// Config is what an exchange needs. Every field is required unless it says
+// otherwise.
+type Config struct {
+	// Domain is the appliance's public name, and the audience that a trust
+	// policy without one expects.
+	Domain string
+
+	// PolicyRepository is the name of the repository that holds an
+	// organization's own policies and its list of trusted issuers.
+	PolicyRepository string
+
+	Verifier *idtoken.Verifier
+	GitHub   *githubapp.Client
+	Audit    *audit.Log
+
+	// Permissions are the permission names and levels that a policy may ask for.
+	Permissions trustpolicy.Catalog
+
+	// Ceiling is the operator's last word over every policy.
+	Ceiling trustpolicy.Ceiling
+
+	Logger *zap.Logger
+
+	// Observe is called once at the end of each exchange. Optional.
+	Observe func(Observation)
+}
+
+// Observation is what metrics are made of: each field but Duration has a small,
+// bounded set of values.
+type Observation struct {
+	Decision string // audit.DecisionGranted, DecisionDenied or DecisionFailed
+	Reason   string // why not; empty for a grant
+	Duration time.Duration
+}
+
+// Service performs exchanges. It is safe for concurrent use.
+type Service struct {
+	Config
+
+	// policies holds compiled policies by kind and content. The cache locks itself.
+	policies *lru.Cache[policyKey, compiledPolicy]
+
+	// unverified logs, at a bounded rate, exchanges whose caller never became
+	// known. All of them are counted.
+	unverified *zap.Logger
+}
+
+// Request is one caller's wish, as an adapter read it from the wire.
+type Request struct {
+	Caller
+	Scope    string // `owner/repository` or `owner`
+	Identity string // the policy's name
+	IDToken  string // compact JWS
+}
+
+// Caller is who asks, as far as the network tells.
+type Caller struct {
+	RequestID string // names the exchange in every answer, log line and audit entry
+	Address   string // IP address, without the port
+	UserAgent string
+}
+
+// Grant is what a successful exchange hands out.
+type Grant struct {
+	Token  string // a GitHub installation token
+	Expiry time.Time
+}
+
+// New makes a Service from its parts.
+func New(_ context.Context, c Config) (*Service, error) {
+	if c.Domain == "" || c.PolicyRepository == "" {
+		return nil, errors.New("making the exchange: a domain and a policy repository are required")
+	}
+	policies, err := lru.New[policyKey, compiledPolicy](compiledPolicies)
+	if err != nil {
+		return nil, fmt.Errorf("making the policy cache: %w", err)
+	}
+	return &Service{Config: c, policies: policies, unverified: sampled(c.Logger)}, nil
+}
+
+// sampled lets through the first 20 lines of each second: enough for an operator
+// to see what is refused, too few for a stranger to fill the journal.
+func sampled(l *zap.Logger) *zap.Logger {
+	return l.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 20, 0)
+	}))
+}
