@@ -1,0 +1,58 @@
+# `make run` shows the appliance at work, `make test` proves it. Both install
+# what they need on Debian, Ubuntu and Fedora.
+
+SHELL    := /bin/bash
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+GOBUILD  := $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+# Longer fuzzing and more kills: make soak FUZZTIME=1h KILLS=1000
+FUZZTIME ?= 10m
+KILLS    ?= 1000
+
+.PHONY: all build run test bench soak lint generate clean prerequisites
+
+all: build
+
+# Four programs. Only the signer, which loads the HSM's module, uses cgo.
+build: prerequisites
+	CGO_ENABLED=0 $(GOBUILD) -o bin/octo-stsd ./cmd/octo-stsd
+	CGO_ENABLED=0 $(GOBUILD) -o bin/octo-sts ./cmd/octo-sts
+	CGO_ENABLED=0 $(GOBUILD) -o bin/octo-sts-demo ./cmd/octo-sts-demo
+	CGO_ENABLED=1 $(GOBUILD) -o bin/octo-sts-signer ./cmd/octo-sts-signer
+
+# The appliance in miniature, on this machine alone, until Ctrl-C. ONCE=1: leave
+# after the demonstration.
+run: build
+	ONCE=$(ONCE) bin/octo-sts-demo
+
+# Everything: unit tests, fuzz seeds, and the real programs against SoftHSM, with
+# the race detector.
+test: build lint
+	OCTO_STS_BIN=$(CURDIR)/bin $(GO) test -race -timeout 14m ./...
+
+# Our server beside a bare floor, in one run.
+bench: build
+	bin/octo-sts-demo bench
+
+soak: build
+	OCTO_STS_BIN=$(CURDIR)/bin packaging/soak $(FUZZTIME) $(KILLS)
+
+lint:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+
+# The protobuf code in sts/stspb. Needs protoc.
+generate:
+	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	$(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@v1.21.1
+	PATH="$$($(GO) env GOPATH)/bin:$$PATH" protoc -I . \
+	  --go_out=. --go_opt=module=github.com/octo-sts/appliance \
+	  --connect-go_out=. --connect-go_opt=module=github.com/octo-sts/appliance,simple sts/stspb/sts.proto
+
+prerequisites:
+	@packaging/prerequisites
+
+clean:
+	rm -rf bin dist
