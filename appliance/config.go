@@ -3,15 +3,12 @@
 // metrics. What an exchange is, package sts knows; nothing of that is here.
 package appliance
 
-import (
-	"encoding/json"
-	"fmt"
-	"time"
-)
+import "time"
 
 // Config is octo-stsd.yaml. It is read strictly: an unknown key, a missing
 // required one or a wrong value is fatal, and all problems are reported at once,
-// with file and line. Secrets never stand in it.
+// with file and line. Time spans are written as 90s, 15m or 24h. Secrets never
+// stand in it.
 type Config struct {
 	// Domain is the appliance's public name, sts.example.com: the audience that
 	// an ID token must have where a trust policy names none. Required.
@@ -105,7 +102,7 @@ type GitHub struct {
 
 	// PolicyMaxAge is how long a policy file is used before GitHub is asked
 	// whether it changed. Default 60s; 0s asks at every exchange.
-	PolicyMaxAge *Duration `json:"policy_max_age"`
+	PolicyMaxAge *time.Duration `json:"policy_max_age"`
 }
 
 // App is one GitHub App, whose private key the signer holds.
@@ -139,7 +136,7 @@ type Issuer struct {
 	Networks []string `json:"networks"`
 
 	// MaxLifetime refuses ID tokens that live longer (exp - iat). Default 24h.
-	MaxLifetime Duration `json:"max_lifetime"`
+	MaxLifetime time.Duration `json:"max_lifetime"`
 
 	// SingleUse refuses an ID token that was shown before, going by its `jti`,
 	// and tokens without one. Default false: one ID token may be shown 1,000 times.
@@ -171,21 +168,4 @@ type Audit struct {
 // Signer says how to reach octo-sts-signer.
 type Signer struct {
 	Socket string `json:"socket"` // default /run/octo-sts-signer/signer.sock
-}
-
-// Duration is a time span written as Go writes one: 90s, 15m, 24h.
-type Duration time.Duration
-
-// UnmarshalJSON reads a string such as "90s". Negative spans are refused.
-func (d *Duration) UnmarshalJSON(data []byte) error {
-	var s string
-	if err := json.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("want a time span such as 90s, 15m or 24h, not %s", data)
-	}
-	span, err := time.ParseDuration(s)
-	if err != nil || span < 0 {
-		return fmt.Errorf("want a time span such as 90s, 15m or 24h, not %q", s)
-	}
-	*d = Duration(span)
-	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/sts/idtoken"
 	"github.com/octo-sts/appliance/sts/strictyaml"
 	"github.com/octo-sts/appliance/sts/trustpolicy"
@@ -26,15 +27,14 @@ func Load(file string) (*Config, error) {
 	}
 	c := &Config{}
 	doc, err := strictyaml.Decode(file, data, c)
+	if doc != nil {
+		c.complete()
+		k := &checker{doc: doc}
+		k.check(c)
+		err = strictyaml.Join(err, k.problems)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the configuration cannot be used:\n%w", err)
-	}
-	c.complete()
-	k := &checker{file: file, doc: doc}
-	k.check(c)
-	if len(k.problems) > 0 {
-		slices.SortStableFunc(k.problems, func(a, b strictyaml.Problem) int { return a.Line - b.Line })
-		return nil, fmt.Errorf("the configuration cannot be used:\n%w", k.problems)
 	}
 	return c, nil
 }
@@ -49,7 +49,7 @@ func (c *Config) complete() {
 	setDefault(&c.GitHub.APIURL, "https://api.github.com")
 	setDefault(&c.GitHub.PolicyRepository, ".github")
 	if c.GitHub.PolicyMaxAge == nil {
-		age := Duration(time.Minute)
+		age := githubapp.DefaultPolicyMaxAge
 		c.GitHub.PolicyMaxAge = &age
 	}
 	for i := range c.GitHub.Apps {
@@ -58,7 +58,7 @@ func (c *Config) complete() {
 		}
 	}
 	for i := range c.Issuers {
-		setDefault(&c.Issuers[i].MaxLifetime, Duration(24*time.Hour))
+		setDefault(&c.Issuers[i].MaxLifetime, 24*time.Hour)
 	}
 	setDefault(&c.Ceiling.Policies, "repository")
 	setDefault(&c.Audit.Origin, c.Domain+"/audit")
@@ -75,16 +75,13 @@ func setDefault[T comparable](field *T, value T) {
 
 // checker collects what is wrong with a configuration that could be decoded.
 type checker struct {
-	file     string
 	doc      *strictyaml.Document
 	problems strictyaml.Problems
 }
 
 // wrong notes a fault at a key, written as the file nests it: issuers[1].url.
 func (k *checker) wrong(key, format string, args ...any) {
-	k.problems = append(k.problems, strictyaml.Problem{
-		File: k.file, Line: k.doc.Line(key), Message: key + ": " + fmt.Sprintf(format, args...),
-	})
+	k.problems = append(k.problems, k.doc.Problemf(key, key+": "+format, args...))
 }
 
 func (k *checker) check(c *Config) {

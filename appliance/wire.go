@@ -22,7 +22,7 @@ func newVerifier(ctx context.Context, c *Config, logger *zap.Logger) (*idtoken.V
 	for i, issuer := range c.Issuers {
 		issuers[i] = idtoken.Issuer{
 			URL: issuer.URL, JWKSURL: issuer.JWKSURL, JWKSFile: issuer.JWKSFile, CAFile: issuer.CAFile,
-			MaxLifetime: time.Duration(issuer.MaxLifetime), SingleUse: issuer.SingleUse,
+			MaxLifetime: issuer.MaxLifetime, SingleUse: issuer.SingleUse,
 		}
 		for _, network := range issuer.Networks {
 			prefix, err := netip.ParsePrefix(network)
@@ -47,7 +47,7 @@ func rememberShown(verifier *idtoken.Verifier, c *Config) error {
 	for _, issuer := range c.Issuers {
 		if issuer.SingleUse {
 			single[issuer.URL] = true
-			longest = max(longest, time.Duration(issuer.MaxLifetime))
+			longest = max(longest, issuer.MaxLifetime)
 		}
 	}
 	if len(single) == 0 {
@@ -77,7 +77,7 @@ func newGitHub(ctx context.Context, c *Config, signerClient *signer.Client, vers
 			jwt, err := signerClient.AppJWT(ctx, appID)
 			return jwt.JWT, jwt.Expiry, err
 		},
-		PolicyMaxAge: time.Duration(*c.GitHub.PolicyMaxAge),
+		PolicyMaxAge: *c.GitHub.PolicyMaxAge,
 		UserAgent:    "octo-stsd/" + version,
 		Logger:       logger,
 	})
