@@ -1,0 +1,175 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const segmentSuffix = ".jsonl"
+
+// segmentName is the file name of the segment whose first entry has the given index.
+func segmentName(first uint64) string {
+	return fmt.Sprintf("%020d%s", first, segmentSuffix)
+}
+
+// segmentFile is one segment as listed: its path and the index in its name.
+type segmentFile struct {
+	path  string
+	first uint64
+}
+
+// listSegments returns the segments of dir in order. What does not end in .jsonl is not ours to judge; what does, but
+// has no index for a name, is an error, since it may be a segment that somebody renamed.
+func listSegments(dir string) ([]segmentFile, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var segments []segmentFile
+	for _, f := range files {
+		digits, isSegment := strings.CutSuffix(f.Name(), segmentSuffix)
+		if !isSegment {
+			continue
+		}
+		path := filepath.Join(dir, f.Name())
+		first, err := strconv.ParseUint(digits, 10, 64)
+		if err != nil || segmentName(first) != f.Name() {
+			return nil, fmt.Errorf("%s: not the name of a segment (20 digits and %s); move it elsewhere", path, segmentSuffix)
+		}
+		if !f.Type().IsRegular() {
+			return nil, fmt.Errorf("%s: not a regular file", path)
+		}
+		segments = append(segments, segmentFile{path, first})
+	}
+	slices.SortFunc(segments, func(a, b segmentFile) int { return strings.Compare(a.path, b.path) })
+	return segments, nil
+}
+
+// segment is the file that is being written. The writer goroutine owns it.
+type segment struct {
+	path string
+	file *os.File
+	fd   int
+	// dev and ino tell whether the path still leads to this file.
+	dev, ino uint64
+	// length is how many bytes are durable. Between two writes the file is exactly that long.
+	length int64
+}
+
+// createSegment makes the segment that begins with entry first, and makes its name durable. An empty file of that name
+// is used: an earlier start may have left it, or an earlier try on a full disk. ErrFull: nothing was made.
+func createSegment(dir string, first uint64) (_ *segment, err error) {
+	s := &segment{path: filepath.Join(dir, segmentName(first))}
+	s.file, err = os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o640)
+	if isFull(err) {
+		return nil, fmt.Errorf("%w: %w", ErrFull, err)
+	} else if err != nil {
+		return nil, err
+	}
+	s.fd = int(s.file.Fd())
+	var st unix.Stat_t
+	if err = unix.Fstat(s.fd, &st); err == nil {
+		s.dev, s.ino = st.Dev, st.Ino
+		if st.Size != 0 {
+			err = fmt.Errorf("%s: exists already and is not empty", s.path)
+		}
+	}
+	if err == nil {
+		err = syncDirectory(dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.file.Close())
+	}
+	return s, nil
+}
+
+// append writes buf with one write(2) and makes it durable with one fdatasync(2). An error that errors.Is ErrFull
+// leaves the file as it was; after any other the segment must not be used again.
+func (s *segment) append(buf []byte) error {
+	if n, err := s.file.Write(buf); err != nil {
+		if !isFull(err) {
+			return err
+		}
+		if n > 0 {
+			if cutErr := s.cut(); cutErr != nil {
+				return fmt.Errorf("cutting off a line half written (%w): %w", cutErr, err)
+			}
+		}
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	// fdatasync also writes the file's new size, without which the data could not be read back (fdatasync(2)).
+	if err := retryInterrupted(func() error { return unix.Fdatasync(s.fd) }); err != nil {
+		return fmt.Errorf("fdatasync %s: %w", s.path, err)
+	}
+	if err := s.inPlace(s.length + int64(len(buf))); err != nil {
+		return err
+	}
+	s.length += int64(len(buf))
+	return nil
+}
+
+// cut takes off what a short write left behind the last durable line.
+func (s *segment) cut() error {
+	if err := s.file.Truncate(s.length); err != nil {
+		return err
+	}
+	return s.file.Sync()
+}
+
+// inPlace makes sure that what was made durable can be found: that the path still leads to the file that was written,
+// and that nobody else wrote to it or cut it. A careless logrotate would otherwise go unnoticed until the next start.
+func (s *segment) inPlace(length int64) error {
+	var st unix.Stat_t
+	if err := retryInterrupted(func() error { return unix.Lstat(s.path, &st) }); err != nil {
+		return fmt.Errorf("%s: moved or removed while it was written: %w", s.path, err)
+	}
+	if st.Dev != s.dev || st.Ino != s.ino {
+		return fmt.Errorf("%s: replaced by another file while it was written", s.path)
+	}
+	if st.Size != length {
+		return fmt.Errorf("%s: %d bytes long where %d were written: something else changed it", s.path, st.Size, length)
+	}
+	return nil
+}
+
+// isFull says whether err means that there is no room now, but may be again: no blocks or inodes, or a quota.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// syncDirectory makes the names in dir durable.
+func syncDirectory(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// makeDirectory creates dir where it is missing, and makes its name durable.
+func makeDirectory(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	return syncDirectory(filepath.Dir(dir))
+}
+
+// retryInterrupted calls a system call again for as long as a signal interrupts it.
+func retryInterrupted(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
