@@ -95,7 +95,7 @@ func (x *exchange) describe() {
 	}
 	e.AppID, e.InstallationID = x.installation.AppID, x.installation.ID
 	if f := x.file; f != nil {
-		e.PolicyRepository, e.PolicyPath, e.PolicySHA = x.scope.Owner+"/"+f.Repository, f.Path, f.SHA
+		e.PolicyRepository, e.PolicyPath, e.PolicySHA = f.Repository, f.Path, f.SHA
 		e.PolicyAge = int64(time.Since(f.FetchedAt).Seconds())
 	}
 	if x.policy != nil {

@@ -32,10 +32,23 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 		return githubRefusal("finding the App's installation", err)
 	}
 	x.installation = installation
+
+	// The policy's file is fetched first and looked at last: it is there for
+	// every exchange that can succeed, and a new read token that was served one
+	// file is believed when it finds no list of trusted issuers.
+	path := policyDirectory + x.request.Identity + policySuffix
+	file, fetchErr := s.GitHub.File(ctx, installation, x.policyRepository, path)
 	if err := s.checkTrustedIssuers(ctx, x); err != nil {
 		return err
 	}
-	return s.readPolicy(ctx, x)
+	if fetchErr != nil {
+		return githubRefusal("reading the trust policy", fetchErr)
+	}
+	x.file = file
+	if x.policy, err = s.compilePolicy(x.policyKind(), file); err != nil {
+		return denied("policy_invalid", err)
+	}
+	return nil
 }
 
 // checkTrustedIssuers holds the caller's issuer against the organization's own
@@ -51,31 +64,16 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 	}
 	issuers, err := s.compileTrustedIssuers(file)
 	if err != nil {
-		return denied("trusted_issuers_invalid", fmt.Errorf("%s/%s: %w", x.scope.Owner, s.PolicyRepository, err))
+		return denied("trusted_issuers_invalid", fmt.Errorf("%s: %w", file.Repository, err))
 	}
 	if issuers.Allows(x.caller.Issuer) {
 		return nil
 	}
-	untrusted := fmt.Errorf("%s/%s: %s does not allow issuer %s", x.scope.Owner, s.PolicyRepository, trustedIssuersPath, x.caller.Issuer)
+	untrusted := fmt.Errorf("%s: %s does not allow issuer %s", file.Repository, trustedIssuersPath, x.caller.Issuer)
 	if issuers.Enforced() {
 		return denied("untrusted_issuer", untrusted)
 	}
 	x.notice = "untrusted_issuer (mode: audit): " + untrusted.Error()
-	return nil
-}
-
-// readPolicy reads and compiles the trust policy that the identity names.
-func (s *Service) readPolicy(ctx context.Context, x *exchange) error {
-	file, err := s.GitHub.File(ctx, x.installation, x.policyRepository, policyDirectory+x.request.Identity+policySuffix)
-	if err != nil {
-		return githubRefusal("reading the trust policy", err)
-	}
-	x.file = file
-	policy, err := s.compilePolicy(x.policyKind(), file)
-	if err != nil {
-		return denied("policy_invalid", err)
-	}
-	x.policy = policy
 	return nil
 }
 

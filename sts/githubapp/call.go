@@ -1,0 +1,130 @@
+package githubapp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/go-github/v60/github"
+)
+
+// call is one request to GitHub.
+type call struct {
+	doing     string // for errors: "reading F of O/R"
+	method    string
+	path      string // relative to the API's root, escaped
+	body      any    // nil: none
+	etag      string // "": unconditional
+	bodyLimit int64  // 0: defaultBodyLimit
+	missing   error  // the kind of a 404
+}
+
+// answer is what came back: 2xx, or 304 where the call had an ETag.
+type answer struct {
+	notModified bool
+	etag        string
+	date        time.Time // GitHub's clock; ours where it did not say
+}
+
+// do sends one call under credential, and decodes the body of a success into
+// out where out is not nil. It never retries and never follows. Errors are
+// *RateLimitError and *apiError.
+func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
+	gh, err := q.admit(request.doing)
+	if err != nil {
+		return answer{}, err
+	}
+	ctx, cancel := context.WithTimeout(withBodyLimit(ctx, request.bodyLimit), callTimeout)
+	defer cancel()
+	httpRequest, err := gh.NewRequest(request.method, request.path, request.body)
+	if err != nil {
+		return answer{}, &apiError{kind: ErrRefused, doing: request.doing, cause: err}
+	}
+	httpRequest.Header.Set("Authorization", "Bearer "+credential)
+	if request.etag != "" {
+		httpRequest.Header.Set("If-None-Match", request.etag)
+	}
+	// The body is read whole before anything is decoded: what was cut short
+	// must not pass, and a connection whose answer was read is used again.
+	var body bytes.Buffer
+	response, err := gh.Do(ctx, httpRequest, &body)
+	if err != nil {
+		if response != nil && response.StatusCode == http.StatusNotModified && request.etag != "" {
+			q.succeeded()
+			return c.answered(response), nil
+		}
+		return answer{}, c.failed(q, request, response, err)
+	}
+	q.succeeded()
+	if out != nil {
+		if err := json.Unmarshal(body.Bytes(), out); err != nil {
+			return answer{}, &apiError{kind: ErrUnavailable, doing: request.doing, status: response.StatusCode,
+				detail: c.describe(response.Response, "with what is not the JSON expected"), cause: err}
+		}
+	}
+	return c.answered(response), nil
+}
+
+func (c *Client) answered(response *github.Response) answer {
+	a := answer{notModified: response.StatusCode == http.StatusNotModified, etag: response.Header.Get("ETag")}
+	var err error
+	if a.date, err = http.ParseTime(response.Header.Get("Date")); err != nil {
+		a.date = c.now()
+	}
+	return a
+}
+
+// failed tells what an error of go-github's means, and holds q back where
+// GitHub said so.
+func (c *Client) failed(q *quota, request call, response *github.Response, err error) error {
+	if response == nil || response.Response == nil {
+		return &apiError{kind: ErrUnavailable, doing: request.doing, cause: err}
+	}
+	status := response.StatusCode
+	if 200 <= status && status < 300 {
+		// The body broke off or was too large; or 202, for something that
+		// GitHub would do later, which is no answer to any of our calls.
+		return &apiError{kind: ErrUnavailable, doing: request.doing, status: status, detail: c.describe(response.Response, ""), cause: err}
+	}
+	words := heard(response, err)
+	detail := c.describe(response.Response, words.message)
+	kind := kindOf(status, request.missing)
+	wait, told := q.retryAfter(response.Header, err)
+	limited := status == http.StatusTooManyRequests || status == http.StatusForbidden && (words.limited || told)
+	switch {
+	case limited:
+		wait = q.holdBack(wait, told, ErrRateLimited)
+		return &RateLimitError{RetryAfter: wait, doing: request.doing, detail: detail}
+	case told && status >= 500:
+		wait = q.holdBack(wait, told, ErrUnavailable)
+		detail += fmt.Sprintf(", to be asked again in %s", wait.Round(time.Second))
+	}
+	return &apiError{kind: kind, doing: request.doing, status: status, detail: detail}
+}
+
+// doAsApp makes a call as the App itself. A 401 may mean that GitHub dislikes
+// this one JWT (its clock is a little behind, or the key was changed), and
+// cannot mean that something was done: so it is tried once more with a new JWT.
+func (c *Client) doAsApp(ctx context.Context, a *app, q *quota, request call, out any) (answer, error) {
+	for attempt := 0; ; attempt++ {
+		// No JWT is asked for, and so nothing signed, for a call that may not leave.
+		if _, err := q.admit(request.doing); err != nil {
+			return answer{}, err
+		}
+		jwt, err := a.jwt.get(ctx)
+		if err != nil {
+			return answer{}, &apiError{kind: ErrUnavailable, doing: request.doing, cause: err}
+		}
+		got, err := c.do(ctx, q, jwt, request, out)
+		if err == nil || statusOf(err) != http.StatusUnauthorized || attempt > 0 || !a.jwt.drop(jwt) {
+			if e := (*apiError)(nil); errors.As(err, &e) && e.status == http.StatusUnauthorized {
+				e.detail += fmt.Sprintf(". If the clock is right, check that App %d's current key is among the keys on its settings page", a.id)
+			}
+			return got, err
+		}
+	}
+}

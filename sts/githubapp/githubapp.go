@@ -1,0 +1,266 @@
+// Package githubapp is everything that is said to GitHub as a GitHub App: which
+// installation serves an owner, what a file on a default branch holds, minting
+// an installation token and revoking one.
+//
+// It keeps what can be kept, so that an exchange whose installation, policy and
+// App JWT are known costs one call, the mint. It collapses identical requests
+// that meet, believes no answer that it has not checked, and sends nothing
+// before the time that GitHub set for coming back.
+//
+// It is not a general client of GitHub's API. It signs nothing: App JWTs come
+// from a function that it is given. It knows no trust policy and decides nothing
+// about who may have a token: whoever calls Mint has decided.
+//
+// API paths, fields and limits follow GitHub's REST documentation
+// (https://docs.github.com/en/rest), API version 2022-11-28.
+package githubapp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/go-github/v60/github"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+)
+
+// DefaultPolicyMaxAge is the age that the appliance's configuration gives
+// Config.PolicyMaxAge where the operator says nothing.
+const DefaultPolicyMaxAge = 60 * time.Second
+
+// AnyOrganization in App.Organizations makes the App serve every owner that no
+// App names.
+const AnyOrganization = "*"
+
+// Bounds on what is kept. An owner, an installation or a policy that falls out
+// is looked up again.
+const (
+	maxOwners         = 4096
+	maxInstallations  = 4096
+	maxNegatives      = 4096
+	maxFiles          = 8192
+	maxFileBytes      = 32 << 20
+	negativeMaxAge    = 25 * time.Second // under the 30 s within which a repaired fault must be forgotten
+	installationAge   = time.Hour
+	stalePolicyMaxAge = 10 * time.Minute
+)
+
+// callTimeout bounds one call to GitHub, from dialling to the last byte, and
+// whatever several callers wait for together.
+const callTimeout = 10 * time.Second
+
+// App is one GitHub App that may be used.
+type App struct {
+	// ID is the App's numeric ID (not the client ID).
+	ID int64
+
+	// Organizations are the owners that this App serves, in any case, or
+	// AnyOrganization. Several Apps may name one owner: they are its pool, used
+	// in the order in which Config has them.
+	Organizations []string
+}
+
+// Config is what New needs. Only APIURL, Apps and AppJWT have no default.
+type Config struct {
+	// APIURL is the root of the REST API: https://api.github.com, or
+	// https://HOST/api/v3 for GitHub Enterprise Server. It must be https except
+	// on a loopback address.
+	APIURL string
+
+	// CAFile holds the PEM certificates that may vouch for APIURL's host (and
+	// for an https proxy). It replaces the system's roots: whoever can pose as
+	// this host is handed App JWTs, so nobody is trusted who need not be. Empty:
+	// the system's roots.
+	CAFile string
+
+	// Apps are the Apps that may be used; at least one.
+	Apps []App
+
+	// AppJWT returns a JWT that GitHub takes as the App's own, and when it
+	// expires. For one App it is never called twice at once.
+	AppJWT func(ctx context.Context, appID int64) (jwt string, expiry time.Time, err error)
+
+	// PolicyMaxAge is how long a file is used without asking GitHub whether it
+	// changed. 0: ask every time (a conditional request, which where nothing
+	// changed does not count against GitHub's primary limit). See
+	// DefaultPolicyMaxAge.
+	PolicyMaxAge time.Duration
+
+	// UserAgent is sent with each call; GitHub refuses calls without one.
+	// Empty: "octo-sts-appliance".
+	UserAgent string
+
+	// Logger gets what an operator should see. No token and no JWT is ever
+	// logged. Nil: nothing is logged.
+	Logger *zap.Logger
+
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Client speaks to one GitHub as one or more Apps. It is safe for concurrent
+// use. The caches and flights have locks of their own; the other fields do not
+// change after New.
+type Client struct {
+	http         *http.Client
+	baseURL      *url.URL
+	userAgent    string
+	policyMaxAge time.Duration
+	log          *zap.Logger
+	now          func() time.Time
+
+	apps map[int64]*app
+	pool map[string][]*app // lower-case owner, or AnyOrganization → its Apps, in order
+
+	owners        *lru.Cache[string, knownOwner]    // lower-case owner
+	notInstalled  *lru.Cache[string, knownFailure]  // lower-case owner/repo
+	installations *lru.Cache[int64, *installation]  // installation ID
+	files         *fileCache                        // what GitHub said was there
+	noFiles       *lru.Cache[fileKey, knownFailure] // what GitHub said was not
+	flights       singleflight.Group
+}
+
+// app is one App: its JWT, and what GitHub allows the App itself.
+type app struct {
+	id    int64
+	jwt   appJWTCache
+	quota *quota
+}
+
+// knownFailure is a negative answer, used until it has aged.
+type knownFailure struct {
+	err   error
+	until time.Time
+}
+
+// New returns a Client, and starts getting an App JWT for each App, in the
+// background and until ctx ends. It makes no network call itself, and neither a
+// GitHub nor a signer that cannot be reached is an error: see Status. Everything
+// that is wrong with c is reported at once.
+func New(ctx context.Context, c Config) (*Client, error) {
+	base, err := parseAPIURL(c.APIURL)
+	roots, rootsErr := loadRoots(c.CAFile)
+	if err := errors.Join(err, rootsErr, checkApps(c)); err != nil {
+		return nil, fmt.Errorf("setting up the GitHub client: %w", err)
+	}
+	client := &Client{
+		http:         newHTTPClient(roots),
+		baseURL:      base,
+		userAgent:    c.UserAgent,
+		policyMaxAge: c.PolicyMaxAge,
+		log:          c.Logger,
+		now:          c.Now,
+		apps:         map[int64]*app{},
+		pool:         map[string][]*app{},
+		files:        newFileCache(maxFiles, maxFileBytes),
+	}
+	if client.userAgent == "" {
+		client.userAgent = "octo-sts-appliance"
+	}
+	if client.log == nil {
+		client.log = zap.NewNop()
+	}
+	if client.now == nil {
+		client.now = time.Now
+	}
+	if err := client.makeCaches(); err != nil {
+		return nil, fmt.Errorf("setting up the GitHub client: %w", err)
+	}
+	for _, a := range c.Apps {
+		client.addApp(ctx, a, c.AppJWT)
+	}
+	return client, nil
+}
+
+// makeCaches cannot fail: the sizes are constants above 0.
+func (c *Client) makeCaches() error {
+	var errs [4]error
+	c.owners, errs[0] = lru.New[string, knownOwner](maxOwners)
+	c.notInstalled, errs[1] = lru.New[string, knownFailure](maxNegatives)
+	c.installations, errs[2] = lru.New[int64, *installation](maxInstallations)
+	c.noFiles, errs[3] = lru.New[fileKey, knownFailure](maxNegatives)
+	return errors.Join(errs[:]...)
+}
+
+func (c *Client) addApp(ctx context.Context, a App, sign func(context.Context, int64) (string, time.Time, error)) {
+	served := &app{
+		id:    a.ID,
+		jwt:   appJWTCache{appID: a.ID, sign: sign, now: c.now, log: c.log},
+		quota: c.newQuota(fmt.Sprintf("App %d", a.ID)),
+	}
+	c.apps[a.ID] = served
+	for _, owner := range a.Organizations {
+		owner = strings.ToLower(owner)
+		c.pool[owner] = append(c.pool[owner], served)
+	}
+	go served.jwt.keepFresh(ctx)
+}
+
+// newGitHub returns a go-github client. It is cheap: all of them share one
+// http.Client, and so the same connections.
+func (c *Client) newGitHub() *github.Client {
+	gh := github.NewClient(c.http)
+	gh.BaseURL = c.baseURL
+	gh.UserAgent = c.userAgent
+	return gh
+}
+
+// checkApps reports everything that is wrong with what says who we are.
+func checkApps(c Config) error {
+	var errs []error
+	if c.AppJWT == nil {
+		errs = append(errs, errors.New("no function gives App JWTs"))
+	}
+	if c.PolicyMaxAge < 0 {
+		errs = append(errs, fmt.Errorf("the age that a policy may have is negative: %s", c.PolicyMaxAge))
+	}
+	if len(c.Apps) == 0 {
+		errs = append(errs, errors.New("no App is configured: at least one is needed"))
+	}
+	ids := map[int64]bool{}
+	for _, a := range c.Apps {
+		if a.ID <= 0 {
+			errs = append(errs, fmt.Errorf("%d is not an App ID: it is the number on the App's settings page", a.ID))
+		}
+		if ids[a.ID] {
+			errs = append(errs, fmt.Errorf("App %d is configured twice", a.ID))
+		}
+		ids[a.ID] = true
+		if len(a.Organizations) == 0 {
+			errs = append(errs, fmt.Errorf("App %d serves no organization: name some, or %q", a.ID, AnyOrganization))
+		}
+		named := map[string]bool{}
+		for _, owner := range a.Organizations {
+			if owner != AnyOrganization && checkName(owner) != nil {
+				errs = append(errs, fmt.Errorf("App %d: %q is not the name of an organization or user", a.ID, owner))
+			}
+			if named[strings.ToLower(owner)] {
+				errs = append(errs, fmt.Errorf("App %d names %q twice", a.ID, owner))
+			}
+			named[strings.ToLower(owner)] = true
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkName refuses what cannot be an owner's or a repository's name, so that
+// nothing in a name can change which path is called. It is wider than GitHub's
+// rules: those are GitHub's to apply.
+func checkName(name string) error {
+	if name == "" || len(name) > 100 || name == "." || name == ".." {
+		return fmt.Errorf("%q is not a name that GitHub could have", name)
+	}
+	for _, r := range name {
+		alphanumeric := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		if !alphanumeric && r != '.' && r != '-' && r != '_' {
+			return fmt.Errorf("%q is not a name that GitHub could have", name)
+		}
+	}
+	return nil
+}

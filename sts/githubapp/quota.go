@@ -1,0 +1,128 @@
+package githubapp
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/go-github/v60/github"
+	"go.uber.org/zap"
+)
+
+// Bounds on what an answer can make us wait. GitHub's primary limit starts anew
+// each hour, so nothing honest is longer; without an upper bound one odd header
+// would shut an installation out for good.
+const (
+	minWait       = time.Second
+	unstatedWait  = time.Minute // where GitHub does not say, doubled each time
+	maxWait       = 65 * time.Minute
+	maxFaultWait  = 30 * time.Second // retry-after of a 5xx
+	maxDoublings  = 5
+	rateResetSlop = time.Second // x-ratelimit-reset has whole seconds
+)
+
+// quota holds back the calls that GitHub counts together: those of one App as
+// itself, or those of one installation, so that one's limit is never another's.
+//
+// go-github keeps the rate limits that it has seen in its client, and then
+// refuses calls by itself. So each quota has a client of its own; and since what
+// the client remembers cannot be bounded from outside, a client that has met a
+// limit is replaced, and only the time here counts.
+type quota struct {
+	name   string
+	now    func() time.Time
+	log    *zap.Logger
+	github func() *github.Client
+
+	mu      sync.Mutex // guards what follows
+	client  *github.Client
+	until   time.Time // no call leaves before
+	kind    error     // what a call before that time gets
+	strikes int       // limits met without a stated wait since the last success
+}
+
+func (c *Client) newQuota(name string) *quota {
+	return &quota{name: name, now: c.now, log: c.log, github: c.newGitHub, client: c.newGitHub()}
+}
+
+// admit returns the client to call with, or the error that a call gets which
+// must not leave yet.
+func (q *quota) admit(doing string) (*github.Client, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wait := q.until.Sub(q.now())
+	if wait <= 0 {
+		return q.client, nil
+	}
+	detail := q.name + " is held back since an earlier answer"
+	if q.kind == ErrRateLimited {
+		return nil, &RateLimitError{RetryAfter: wait, doing: doing, detail: detail}
+	}
+	return nil, &apiError{kind: q.kind, doing: doing, detail: fmt.Sprintf("%s, for another %s", detail, wait.Round(time.Second))}
+}
+
+func (q *quota) succeeded() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.strikes = 0
+}
+
+// retryAfter reads how long GitHub wants us to wait, as its documentation on
+// rate limits orders it: retry-after, else, where nothing remains,
+// x-ratelimit-reset. It reports whether either was said.
+func (q *quota) retryAfter(header http.Header, err error) (wait time.Duration, told bool) {
+	theirs, dateErr := http.ParseTime("")
+	if dateErr != nil {
+		theirs = q.now()
+	}
+	if v := header.Get("Retry-After"); v != "" {
+		if seconds, err := strconv.ParseInt(v, 10, 32); err == nil {
+			return time.Duration(seconds) * time.Second, true
+		}
+		if at, err := http.ParseTime(v); err == nil {
+			return at.Sub(theirs), true
+		}
+		return maxWait, true // said, and not understood
+	}
+	if header.Get("X-Ratelimit-Remaining") == "0" {
+		// Against GitHub's clock, not ours: ours may be off.
+		if seconds, err := strconv.ParseInt(header.Get("X-Ratelimit-Reset"), 10, 64); err == nil {
+			return time.Unix(seconds, 0).Sub(theirs) + rateResetSlop, true
+		}
+	}
+	// go-github refused by itself: the answer is its own, without headers.
+	if e := (*github.RateLimitError)(nil); errors.As(err, &e) && !e.Rate.Reset.IsZero() {
+		return e.Rate.Reset.Sub(q.now()) + rateResetSlop, true
+	}
+	return 0, false
+}
+
+// holdBack lets no call leave for a while, and returns for how long.
+func (q *quota) holdBack(wait time.Duration, told bool, kind error) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	longest := maxWait
+	if kind == ErrUnavailable {
+		longest = maxFaultWait
+	}
+	// Calls that were under way together meet one limit, not several.
+	first := !q.now().Before(q.until)
+	if !told {
+		wait = unstatedWait << min(q.strikes, maxDoublings)
+		if first {
+			q.strikes++
+		}
+	}
+	wait = min(max(wait, minWait), longest)
+	if until := q.now().Add(wait); until.After(q.until) {
+		q.until, q.kind = until, kind
+	}
+	if first {
+		q.log.Warn("GitHub says to wait", zap.String("account", q.name), zap.Duration("wait", wait), zap.NamedError("kind", kind))
+	}
+	q.client = q.github()
+	return q.until.Sub(q.now())
+}
