@@ -37,9 +37,8 @@ running one, and on a copy.`,
 
 // auditShowFlags are the flags of audit show as they were given.
 type auditShowFlags struct {
-	directory, output  string
-	kind, since, until string
-	filter             audit.Filter
+	kind, since, until, output string
+	filter                     audit.Filter
 }
 
 func newAuditShowCommand() *cobra.Command {
@@ -49,8 +48,8 @@ func newAuditShowCommand() *cobra.Command {
 		Short: "Show entries of the audit log, oldest first",
 		Long: `Show entries of the audit log, oldest first. All given conditions must hold.
 
-As text there is a line for each entry: time (UTC), decision, kind, request ID,
-scope, identity, subject, reason; a dash stands for what an entry does not have.
+DIR is the log's directory, by default /var/log/octo-sts/audit. As text there is
+a line for each entry, in UTC; a dash stands for what an entry does not have.
 As JSON each line is the log's own line, byte for byte.
 
 Exit status: 0 something matched, 1 nothing did, 2 wrong usage, or a log that
@@ -60,21 +59,18 @@ cannot be read; entries before the damage have then been shown.`,
   octo-sts audit show --scope octo-org/octo-repo /mnt/archive/audit`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			directory := defaultAuditDirectory
 			if len(args) == 1 {
-				if cmd.Flags().Changed("dir") {
-					return errors.New("the directory is given twice: as an argument and as --dir")
-				}
-				f.directory = args[0]
+				directory = args[0]
 			}
 			filter, err := f.parse(time.Now())
 			if err != nil {
 				return err
 			}
-			return auditShow(cmd.Context(), cmd.OutOrStdout(), f.directory, filter, f.output)
+			return auditShow(cmd.Context(), cmd.OutOrStdout(), directory, filter, f.output)
 		},
 	}
 	flags := c.Flags()
-	flags.StringVar(&f.directory, "dir", defaultAuditDirectory, "the log's directory")
 	flags.StringVar(&f.filter.Scope, "scope", "", "requests for this `OWNER/REPO` or OWNER, in any case")
 	flags.StringVar(&f.filter.Identity, "identity", "", "requests for this identity")
 	flags.StringVar(&f.filter.Issuer, "issuer", "", "ID tokens of this issuer (`URL`)")
@@ -131,14 +127,17 @@ func parseWhen(s string, now time.Time) (time.Time, error) {
 func auditShow(ctx context.Context, out io.Writer, dir string, filter audit.Filter, output string) error {
 	w := bufio.NewWriter(out)
 	defer w.Flush()
-	table := auditTable{w: w}
+	table := auditTable{w: w, rows: [][]string{auditColumns}}
 	matched := false
 	for r, err := range audit.ReadSince(dir, filter.Since) {
 		if err == nil {
 			err = ctx.Err()
 		}
+		if err != nil && matched && output == "text" {
+			err = errors.Join(table.flush(), err)
+		}
 		if err != nil {
-			return errors.Join(table.flush(), w.Flush(), err)
+			return errors.Join(w.Flush(), err)
 		}
 		if !filter.Match(r.Entry) {
 			continue
@@ -153,15 +152,18 @@ func auditShow(ctx context.Context, out io.Writer, dir string, filter audit.Filt
 			return err
 		}
 	}
-	if err := errors.Join(table.flush(), w.Flush()); err != nil {
-		return err
-	}
 	if !matched {
 		fmt.Fprintln(os.Stderr, "octo-sts: no entry matches")
 		return errNo
 	}
-	return nil
+	if output == "json" {
+		return w.Flush()
+	}
+	return errors.Join(table.flush(), w.Flush())
 }
+
+// auditColumns is the first row of the table.
+var auditColumns = []string{"TIME", "DECISION", "KIND", "REQUEST", "SCOPE", "IDENTITY", "SUBJECT", "REASON"}
 
 // auditTable aligns rows without holding a whole log: it looks at some rows before it prints them, and columns only
 // ever become wider.
