@@ -38,8 +38,8 @@ var allowed = map[string][]string{
 
 	"cmd/octo-stsd":       {"appliance"},
 	"cmd/octo-sts":        {"sts/audit", "sts/idtoken", "sts/trustpolicy"},
-	"cmd/octo-sts-signer": {"signer", "signer/hsm"},
-	"cmd/octo-sts-demo":   {"sts/ststest", "signer/signertest"},
+	"cmd/octo-sts-signer": {"signer", "signer/hsm", "sts/strictyaml"},
+	"cmd/octo-sts-demo":   {"signer", "sts/ststest"},
 }
 
 type goPackage struct {
