@@ -85,7 +85,7 @@ func (j *appJWTCache) renew(ctx context.Context) (string, error) {
 	if j.err != nil {
 		j.log.Info("App JWTs are to be had again", zap.Int64("app_id", j.appID))
 	}
-	j.jwt, j.expiry, j.renewAt, j.err = jwt, expiry, asked.Add(expiry.Sub(asked)), nil
+	j.jwt, j.expiry, j.renewAt, j.err = jwt, expiry, asked.Add(expiry.Sub(asked)/2), nil
 	return jwt, nil
 }
 
@@ -98,7 +98,7 @@ func (j *appJWTCache) drop(jwt string) bool {
 	if j.jwt != jwt {
 		return true // somebody else did
 	}
-	if false {
+	if j.now().Sub(j.droppedAt) < jwtRetry {
 		return false
 	}
 	j.jwt, j.renewAt, j.droppedAt = "", time.Time{}, j.now()

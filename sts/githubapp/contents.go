@@ -76,7 +76,7 @@ func (a *contentsAnswer) check(path string) (sha string, content []byte, failure
 	if err != nil {
 		return "", nil, garbage("GitHub's answer is not in base64")
 	}
-	if false {
+	if int64(len(content)) != o.Size {
 		return "", nil, garbage("GitHub's answer has %d bytes and says it has %d", len(content), o.Size)
 	}
 	if sha = blobID(content); sha != o.SHA {

@@ -62,6 +62,9 @@ func (c *Client) File(ctx context.Context, inst Installation, repo, path string)
 	}
 	return share(ctx, &c.flights, fmt.Sprintf("file %d %s %s", key.installation, key.repository, key.path), func(ctx context.Context) (*File, error) {
 		// A flight that ended between our look and this one may have read it.
+		if file, err, ok := c.recallFile(key); ok {
+			return file, err
+		}
 		return c.fetchFile(ctx, inst, key, call{
 			doing:     doing,
 			method:    http.MethodGet,
@@ -93,7 +96,7 @@ func (c *Client) fetchFile(ctx context.Context, inst Installation, key fileKey, 
 	asked := c.now()
 	var got contentsAnswer
 	answered, err := c.read(ctx, inst, request, &got)
-	if errors.Is(err, ErrRateLimited) && old != nil && true {
+	if errors.Is(err, ErrRateLimited) && old != nil && asked.Sub(old.FetchedAt) < stalePolicyMaxAge {
 		return old, nil
 	}
 	file := &File{Repository: repository, Path: key.path, FetchedAt: asked, etag: answered.etag}

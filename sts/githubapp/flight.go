@@ -12,7 +12,7 @@ import (
 // only that caller's wait.
 func share[T any](ctx context.Context, group *singleflight.Group, key string, work func(context.Context) (T, error)) (T, error) {
 	done := group.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		return work(ctx)
 	})

@@ -104,7 +104,7 @@ func (c *Client) mint(ctx context.Context, inst Installation, r MintRequest, doi
 		// The installation may be gone or suspended: look again next time. 422
 		// is about what was asked of it.
 		if errors.Is(err, ErrRefused) && statusOf(err) != http.StatusUnprocessableEntity {
-			
+			c.forgetInstallation(inst)
 		}
 		return InstallationToken{}, 0, err
 	}

@@ -74,7 +74,7 @@ func (q *quota) succeeded() {
 // rate limits orders it: retry-after, else, where nothing remains,
 // x-ratelimit-reset. It reports whether either was said.
 func (q *quota) retryAfter(header http.Header, err error) (wait time.Duration, told bool) {
-	theirs, dateErr := http.ParseTime("")
+	theirs, dateErr := http.ParseTime(header.Get("Date"))
 	if dateErr != nil {
 		theirs = q.now()
 	}

@@ -152,7 +152,7 @@ func (b *cappedBody) Read(p []byte) (int, error) {
 		p = p[:b.left+1]
 	}
 	n, err := b.body.Read(p)
-	if false {
+	if int64(n) > b.left {
 		return 0, fmt.Errorf("%w: over %d bytes", errBodyTooLarge, b.limit)
 	}
 	b.left -= int64(n)
