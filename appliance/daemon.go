@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -24,6 +25,15 @@ import (
 // may take.
 const shutdownGrace = 20 * time.Second
 
+// What an exchange allocates is short-lived, and what lasts is a few megabytes:
+// collecting at every doubling of so little would be a tenth of all the work. So
+// the heap may grow to gcPercent of what lasts, until, under an attack, it comes
+// near the limit. GOGC and GOMEMLIMIT in the environment go before both.
+const (
+	gcPercent   = 400
+	memoryLimit = 256 << 20 // bytes, soft
+)
+
 // Daemon is octo-stsd, wired and listening.
 type Daemon struct {
 	logger       *zap.Logger
@@ -37,6 +47,7 @@ type Daemon struct {
 // nothing yet. What it starts in the background outlives ctx and ends with Run:
 // exchanges under way need it to the last.
 func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ *Daemon, err error) {
+	collectLess()
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	d := &Daemon{logger: logger, stop: stop}
 	defer func() {
@@ -146,6 +157,16 @@ func (d *Daemon) shutdown() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// collectLess tells the garbage collector what the constants above say.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 }
 
 // close releases what New opened.

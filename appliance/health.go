@@ -99,7 +99,7 @@ func (h *health) checkSigner(ctx context.Context) check {
 }
 
 // cannotSign tells which of the daemon's Apps the signer has no key for at the
-// moment, and why.
+// moment, or was last asked in vain, and why.
 func cannotSign(status signer.Status, apps []githubapp.AppStatus) error {
 	for _, app := range apps {
 		i := slices.IndexFunc(status.Apps, func(s signer.AppStatus) bool { return s.AppID == app.AppID })
@@ -108,6 +108,10 @@ func cannotSign(status signer.Status, apps []githubapp.AppStatus) error {
 		}
 		if !status.Apps[i].Ready {
 			return fmt.Errorf("App %d: %s", app.AppID, status.Apps[i].Error)
+		}
+		// A signer that is back serves exchanges once it was asked again.
+		if app.LastError != nil && time.Now().After(app.CachedUntil) {
+			return app.LastError
 		}
 	}
 	return nil

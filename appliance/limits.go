@@ -40,6 +40,14 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(sts.WithCaller(r.Context(), caller))
 	w.Header().Set(sts.RequestIDHeader, caller.RequestID)
 
+	if r.ProtoMajor == 1 && mayHideAnother(r) {
+		w.Header().Set("Connection", "close")
+	}
+	if len(r.TransferEncoding) > 0 {
+		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrInvalidRequest, Reason: "transfer_encoding",
+			Detail: errors.New("a body without a Content-Length is not accepted")})
+		return
+	}
 	if !a.bucket(caller.Address).Allow() {
 		a.shed("address_rate")
 		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrOverloaded, Reason: "address_rate",
@@ -56,6 +64,16 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.next.ServeHTTP(w, r)
+}
+
+// mayHideAnother tells whether a proxy in front of us may have seen this request
+// end elsewhere than net/http does, so that what we would read as the next one
+// is a stranger's (RFC 9112, section 11.2). Where Content-Length stands beside
+// Transfer-Encoding, net/http drops it, and in HTTP/1.0 it drops the latter:
+// nobody can tell any more. RFC 9112, sections 6.1 and 6.3, has the connection
+// closed then. No client of ours needs a chunked body, so they are refused, too.
+func mayHideAnother(r *http.Request) bool {
+	return len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1)
 }
 
 func (a *admission) bucket(address string) *rate.Limiter {

@@ -1,11 +1,13 @@
 package appliance
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -63,9 +65,19 @@ func listen(ctx context.Context, name, address string, handler http.Handler, tls
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
-		// What net/http has to say is about connections, mostly strangers'.
-		ErrorLog: zap.NewStdLog(logger.Named(name).WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+		ErrorLog:          log.New(panicsOnly{logger.Named(name)}, "", 0),
 	}}, nil
+}
+
+// panicsOnly passes on that a handler panicked, with its stack. The rest of what
+// net/http has to say is about connections, mostly strangers'.
+type panicsOnly struct{ logger *zap.Logger }
+
+func (p panicsOnly) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("panic serving")) { // net/http's words, of either version of HTTP
+		p.logger.Error("a request's handler panicked", zap.ByteString("detail", line))
+	}
+	return len(line), nil
 }
 
 // serve runs until the server is shut down.

@@ -1,7 +1,9 @@
 package appliance
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -237,5 +239,10 @@ func (k *checker) checkFile(key, file string, required bool) {
 		k.wrong(key, "%v", err)
 		return
 	}
-	_ = f.Close() // opened only to see whether it can be
+	defer f.Close() // opened only to see whether it can be read: a directory cannot
+	if n, err := f.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
+		k.wrong(key, "%v", err)
+	} else if n == 0 {
+		k.wrong(key, "%s is empty", file)
+	}
 }

@@ -76,8 +76,12 @@ func (j *appJWTCache) renew(ctx context.Context) (string, error) {
 	defer j.mu.Unlock()
 	if err != nil {
 		err = fmt.Errorf("getting a JWT for App %d from the signer: %w", j.appID, err)
-		if j.err == nil { // once, not each second
+		switch { // once, not each second
+		case j.err != nil:
+		case j.usable():
 			j.log.Warn("no new App JWT: the one at hand is used until it expires", zap.Int64("app_id", j.appID), zap.Time("expiry", j.expiry), zap.Error(err))
+		default:
+			j.log.Error("no App JWT: nothing can be done as this App until there is one", zap.Int64("app_id", j.appID), zap.Error(err))
 		}
 		j.err, j.failedAt = err, j.now()
 		return "", err

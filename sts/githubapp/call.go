@@ -12,6 +12,10 @@ import (
 	"github.com/google/go-github/v60/github"
 )
 
+// usualAnswer is room for most answers, in bytes: GitHub describes each repository
+// of a token that it minted in some 6 KiB. What is longer grows the buffer.
+const usualAnswer = 8 << 10
+
 // call is one request to GitHub.
 type call struct {
 	doing     string // for errors: "reading F of O/R"
@@ -51,6 +55,7 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	// The body is read whole before anything is decoded: what was cut short
 	// must not pass, and a connection whose answer was read is used again.
 	var body bytes.Buffer
+	body.Grow(usualAnswer)
 	response, err := gh.Do(ctx, httpRequest, &body)
 	if err != nil {
 		if response != nil && response.StatusCode == http.StatusNotModified && request.etag != "" {
