@@ -19,9 +19,14 @@ const (
 	maxRememberedTokens = 1 << 17
 )
 
+// reportedReplays is how many refusals of one token name the token. Whoever holds a token that was used up can show it
+// again until it expires, and must not be able to fill the log that way.
+const reportedReplays = 10
+
 var (
-	errReplayed  = errors.New("used too often")
-	errGuardFull = fmt.Errorf("no room to remember another single-use token: %w", ErrUnavailable)
+	errReplayed      = errors.New("used too often")
+	errReplayedAgain = fmt.Errorf("%w, and refused for it %d times before", errReplayed, reportedReplays)
+	errGuardFull     = fmt.Errorf("no room to remember another single-use token: %w", ErrUnavailable)
 )
 
 // replayGuard counts how often each unexpired token of one issuer was used. It is in memory only; Verifier.Seen fills it
@@ -67,8 +72,8 @@ func hashOf(kind, text string) tokenHash {
 	return tokenHash(sum[:])
 }
 
-// use counts one use of a token that is remembered until its expiry. The error is errReplayed or errGuardFull, and then
-// the use does not count.
+// use counts one use of a token that is remembered until its expiry. The error is errReplayed (errReplayedAgain from some
+// number on) or errGuardFull.
 func (g *replayGuard) use(hash tokenHash, expiry, now time.Time) error {
 	// Rounded up, and kept a little longer than the token is accepted, so that a small step of the clock does no harm.
 	forgetAt := expiry.Add(2*clockSkew).Unix() + 1
@@ -78,10 +83,13 @@ func (g *replayGuard) use(hash tokenHash, expiry, now time.Time) error {
 		g.dropFirst()
 	}
 	if token, known := g.tokens[hash]; known {
-		if int(token.uses) >= g.most {
-			return errReplayed
+		if int(token.uses) >= g.most+reportedReplays {
+			return errReplayedAgain
 		}
 		token.uses++
+		if int(token.uses) > g.most {
+			return errReplayed
+		}
 		if forgetAt > token.expiry { // another token under the same jti
 			token.expiry = forgetAt
 			heap.Fix(&g.byExpiry, int(token.index))

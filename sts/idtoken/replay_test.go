@@ -174,3 +174,24 @@ func TestJTIHashes(t *testing.T) {
 		t.Error("two jti have one hash")
 	}
 }
+
+// Whoever shows a used-up token on and on is named a few times, and from then on only counted.
+func TestReplaysAreReportedAFewTimes(t *testing.T) {
+	k := newKey(t, "ES256", "k")
+	v := newVerifier(t, newClock(), Issuer{URL: issuerURL, JWKSFile: writeFile(t, jwks(t, k)), SingleUse: true})
+	token := k.sign(t, claims(issuerURL, object{"jti": "once"}))
+	check(t, v, token, "")
+	named := 0
+	for range 3 * reportedReplays {
+		got, err := v.Verify(t.Context(), token)
+		if reason(t, err) != ReasonReplayed {
+			t.Fatalf("%v", err)
+		}
+		if got != nil {
+			named++
+		}
+	}
+	if named != reportedReplays {
+		t.Errorf("%d refusals name the token, want %d", named, reportedReplays)
+	}
+}

@@ -106,9 +106,9 @@ func newListedIssuer(issuer Issuer, c Config) (*listedIssuer, error) {
 //
 // The error is always an *Error. Where errors.Is(err, ErrUnavailable), the token may be good and trying again may help;
 // otherwise the token is refused for good. The token that is returned is nil but for two cases: it was accepted, or it is
-// good in every respect and was used too often (ReasonReplayed), so that the caller can log whose token that was. It is
-// not returned for an expired token, though that is signed too: old tokens are easy to come by, and whoever has one could
-// write to the log for ever.
+// good in every respect and was used too often (ReasonReplayed), so that the caller can log whose token that was: the
+// first few times, that is. It is not returned for an expired token, though that is signed too: old tokens are easy to
+// come by, and whoever has one could write to the log for ever.
 //
 // ctx bounds the wait for keys that have to be fetched first; the fetch itself goes on for others.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*IDToken, error) {
@@ -140,6 +140,9 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*IDToken, error) {
 		return nil, err
 	}
 	if err := issuer.guard.use(hash, token.Expiry, now); err != nil {
+		if errors.Is(err, errReplayedAgain) {
+			return nil, token.about(&Error{ReasonReplayed, err})
+		}
 		return token, token.about(&Error{ReasonReplayed, fmt.Errorf("jti %q: %w", shorten(token.JTI), err)})
 	}
 	return token, nil
