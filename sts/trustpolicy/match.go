@@ -3,6 +3,7 @@ package trustpolicy
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -61,7 +62,7 @@ func (p *TrustPolicy) Match(a Actor, domain string) Decision {
 	if p == nil || p.issuer.want == "" {
 		return Decision{}
 	}
-	checks := make([]Check, 0, 3+len(p.claims))
+	checks := make([]Check, 0, 4+len(p.claims))
 	checks = append(checks, p.issuer.text(a.Issuer), p.subject.text(a.Subject))
 	audience := p.audience
 	if audience.want == "" {
@@ -72,11 +73,26 @@ func (p *TrustPolicy) Match(a Actor, domain string) Decision {
 		value, present := a.Claims[p.claims[i].name]
 		checks = append(checks, p.claims[i].claim(value, present))
 	}
+	if check, applies := p.pullRequestTarget(a); applies {
+		checks = append(checks, check)
+	}
 	granted := true
 	for i := range checks {
 		granted = granted && checks[i].OK
 	}
 	return Decision{Granted: granted, Checks: checks}
+}
+
+// pullRequestTarget refuses a job of GitHub's event pull_request_target to a policy
+// that does not speak of events. Anybody who can open a pull request starts such a
+// job, from a fork even, and its subject is the one of a push to the base branch:
+// nobody who wrote that subject into a policy meant strangers' pull requests.
+func (p *TrustPolicy) pullRequestTarget(a Actor) (_ Check, applies bool) {
+	const claim, event = "event_name", "pull_request_target"
+	if a.Claims[claim] != event || slices.Contains(p.ClaimNames(), claim) {
+		return Check{}, false
+	}
+	return Check{Field: "claim_pattern." + claim, Want: "(anything but " + event + ", unless the policy names it)", Got: event}, true
 }
 
 func (m *matcher) text(got string) Check {

@@ -170,6 +170,29 @@ func TestMatchClaims(t *testing.T) {
 	}
 }
 
+// Anybody who can open a pull request can start a job of pull_request_target, with the subject of the base branch.
+func TestPullRequestTarget(t *testing.T) {
+	const policy = "issuer: " + actions + "\nsubject_pattern: .+\naudience_pattern: .+\n"
+	for _, tc := range []struct {
+		claims, event string
+		granted       bool
+	}{
+		{"", "pull_request_target", false},
+		{"claim_pattern: {ref: .+}\n", "pull_request_target", false},
+		{"claim_pattern: {event_name: pull_request_target}\n", "pull_request_target", true},
+		{"claim_pattern: {event_name: push}\n", "pull_request_target", false},
+		{"", "push", true},
+		{"", "pull_request", true}, // has a subject of its own
+	} {
+		a := actor(t)
+		a.Claims["event_name"] = tc.event
+		d := parse(t, trustpolicy.Repository, policy+tc.claims+tail).Match(a, domain)
+		if d.Granted != tc.granted || !d.Granted && !strings.Contains(d.Reason(), "pull_request_target") {
+			t.Errorf("%q, event %s: granted = %v, %s", tc.claims, tc.event, d.Granted, d.Reason())
+		}
+	}
+}
+
 // TestDecision holds the order of checks, that each is made, and what is said of them.
 func TestDecision(t *testing.T) {
 	p := parse(t, trustpolicy.Repository, "issuer: "+actions+"\nsubject_pattern: 'repo:acme/site:.+'\naudience: octo\nclaim_pattern: {z: a, ref: 'refs/heads/main'}\n"+tail)
