@@ -184,11 +184,13 @@ func (s *Service) observe(x *exchange, decision, reason string, detail error) {
 	if s.Observe != nil {
 		s.Observe(Observation{Decision: decision, Reason: reason, Duration: took})
 	}
-	logger := s.Logger
+	logger, message := s.Logger, "exchange"
 	if x.caller == nil {
-		logger = s.unverified
+		// Another message, since a logger that drops repetitions counts by message:
+		// many grants are not to hide the refusal that somebody asks about.
+		logger, message = s.unverified, "exchange by an unknown caller"
 	}
-	logger.Info("exchange", append(x.logFields(),
+	logger.Info(message, append(x.logFields(),
 		zap.String("decision", decision), zap.String("reason", reason), zap.NamedError("detail", detail),
 		zap.Duration("duration", took))...)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/octo-sts/appliance/appliance"
 )
@@ -56,7 +57,11 @@ func main() {
 }
 
 func serve(ctx context.Context, c *appliance.Config) error {
-	logger, err := zap.NewProduction(zap.WithCaller(false))
+	config := zap.NewProductionConfig()
+	config.Sampling = nil // every exchange has its line
+	config.DisableCaller = true
+	config.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	logger, err := config.Build()
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
