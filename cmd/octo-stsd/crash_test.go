@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/ststest"
+)
+
+// crashScopes are the repositories that the callers of a crash ask tokens for.
+var crashScopes = []string{"acme/app", "acme/lib", "acme/three", "acme/four"}
+
+// kill -9 of the daemon under load, again and again: whatever a client holds,
+// and whatever GitHub ever minted, the audit log accounts for.
+func TestKilledUnderLoad(t *testing.T) {
+	kills := 20
+	if v := os.Getenv("OCTO_STS_KILLS"); v != "" {
+		var err error
+		if kills, err = strconv.Atoi(v); err != nil {
+			t.Fatalf("OCTO_STS_KILLS: %v", err)
+		}
+	}
+	r := newRig(t, ststest.ServiceConfig{Issuer: ststest.IssuerConfig{Alg: "ES256"}})
+	r.GitHub.AddRepository("acme", "three")
+	r.GitHub.AddRepository("acme", "four")
+	for _, scope := range crashScopes {
+		r.GitHub.PutPolicy("acme", filepath.Base(scope), "crash", "issuer: "+r.Issuer.URL()+"\nsubject_pattern: repo:acme/app:.*\npermissions: {issues: write}\n")
+	}
+	r.GitHub.SetLatency(2 * time.Millisecond) // so that kills meet mints under way, too
+	l := r.startLoad(8, "crash", crashScopes...)
+	whole := map[string]bool{} // segments that were looked at
+	for range kills {
+		enough := l.granted() + 1 + rand.IntN(20)
+		r.eventually("more grants", func() bool { return l.granted() >= enough })
+		time.Sleep(time.Duration(rand.IntN(10_000)) * time.Microsecond)
+		if err := r.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		segments := r.segments()
+		for _, segment := range segments[:len(segments)-1] { // the last is being written
+			if !whole[segment] {
+				checkWhole(t, segment)
+				whole[segment] = true
+			}
+		}
+	}
+	l.end()
+	if err := r.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, segment := range r.segments() {
+		checkWhole(t, segment)
+	}
+	a := r.account()
+	a.checkHeld(t, l)
+	a.checkMinted(t, r.GitHub.Mints())
+	t.Logf("%d kills: %d tokens received, %d exchanges cut off, others refused: %v; %d mints, %d intents, %d of them without an outcome",
+		kills, l.status[http.StatusOK], len(l.lost), l.refused, a.mints, len(a.intents), a.open)
+}
+
+// account is what an audit log says, by request ID and by token.
+type account struct {
+	intents  map[string]audit.Entry
+	outcomes map[string]audit.Entry
+	byToken  map[string]audit.Entry // outcomes, by the token's hash
+
+	mints, open int // filled in by checkMinted
+}
+
+// account reads the whole log and refuses one that is not well-formed: a line
+// that is none, two intents or outcomes of one request, an outcome before its
+// intent or of another scope.
+func (r *rig) account() *account {
+	r.t.Helper()
+	a := &account{intents: map[string]audit.Entry{}, outcomes: map[string]audit.Entry{}, byToken: map[string]audit.Entry{}}
+	next := uint64(0)
+	for record, err := range audit.Read(r.AuditDir) {
+		e := record.Entry
+		switch {
+		case err != nil:
+			r.t.Fatal(err)
+		case record.Index != next:
+			r.t.Fatalf("entry %d follows entry %d", record.Index, next-1)
+		case e.Kind == audit.Intent && a.intents[e.RequestID].RequestID == "":
+			a.intents[e.RequestID] = e
+		case e.Kind == audit.Outcome && a.outcomes[e.RequestID].RequestID == "" && a.intents[e.RequestID].Scope == e.Scope:
+			a.outcomes[e.RequestID] = e
+			if e.TokenSHA256 != "" {
+				a.byToken[e.TokenSHA256] = e
+			}
+		case e.Kind == audit.Denied:
+		default:
+			r.t.Fatalf("entry %d has no place: %s", record.Index, record.Line)
+		}
+		next++
+	}
+	return a
+}
+
+// segments are the log's files, in order. There is at least one.
+func (r *rig) segments() []string {
+	r.t.Helper()
+	segments, err := filepath.Glob(filepath.Join(r.AuditDir, "*.jsonl"))
+	if err != nil || len(segments) == 0 {
+		r.t.Fatalf("segments: %v, %v", segments, err)
+	}
+	return segments
+}
+
+// checkWhole: nothing in a segment is half-written, as it is after a restart.
+func checkWhole(t *testing.T, segment string) {
+	t.Helper()
+	text, err := os.ReadFile(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasSuffix(line, "\n") || !json.Valid([]byte(line)) {
+			t.Errorf("%s has a line that is not whole: %q", segment, line)
+		}
+	}
+}
+
+// checkHeld: each token that a client received has both its lines.
+func (a *account) checkHeld(t *testing.T, l *load) {
+	t.Helper()
+	for _, x := range l.answers {
+		if x.Status != http.StatusOK {
+			continue
+		}
+		hash := tokenSHA256(x.Token)
+		_, intended := a.intents[x.RequestID]
+		if o := a.outcomes[x.RequestID]; !intended || o.TokenSHA256 != hash || o.Decision != audit.DecisionGranted {
+			t.Errorf("a client holds token %s of request %s; intent %t, outcome %+v", hash, x.RequestID, intended, o)
+		}
+	}
+}
+
+// wish is what a token is for, in a form to compare: an intent's, or a mint's
+// without the permission that GitHub always adds.
+func wish(scope string, permissions map[string]string) string {
+	asked := maps.Clone(permissions)
+	delete(asked, "metadata")
+	return fmt.Sprint(scope, asked) // maps print sorted
+}
+
+// checkMinted: each token that GitHub ever minted for a caller was announced by
+// an intent, for the same repository and permissions, before it was minted. Which
+// intent, an outcome says; where the daemon died before it, there is an intent
+// without an outcome for each such token.
+func (a *account) checkMinted(t *testing.T, mints []ststest.Mint) {
+	t.Helper()
+	open := map[string]int{} // intents without an outcome
+	for id, e := range a.intents {
+		if _, closed := a.outcomes[id]; !closed {
+			open[wish(e.Scope, e.Permissions)]++
+			a.open++
+		}
+	}
+	unaccounted, exist := map[string]int{}, map[string]bool{}
+	for _, m := range mints {
+		if m.AllRepositories {
+			continue // the daemon's own, for reading policies: no test that accounts grants all
+		}
+		a.mints++
+		exist[m.TokenSHA256] = true
+		minted := wish(m.Owner+"/"+strings.Join(m.Repositories, ","), m.Permissions)
+		o, closed := a.byToken[m.TokenSHA256]
+		if !closed {
+			unaccounted[minted]++
+			continue
+		}
+		i := a.intents[o.RequestID]
+		if wish(i.Scope, i.Permissions) != minted || !slices.Equal(i.Repositories, m.Repositories) || i.Time.After(m.At) {
+			t.Errorf("minted: %+v; announced: %+v", m, i)
+		}
+	}
+	for minted, n := range unaccounted {
+		if n > open[minted] {
+			t.Errorf("%s: %d tokens were minted that no outcome knows, with %d intents that could be theirs", minted, n, open[minted])
+		}
+	}
+	for hash, o := range a.byToken {
+		if !exist[hash] {
+			t.Errorf("GitHub never minted what the log says: %+v", o)
+		}
+	}
+}
+
+// An answer of GitHub's that is lost on the way leaves a token that nobody has,
+// and an outcome that says so.
+func TestLostMintIsAccountedFor(t *testing.T) {
+	r := newRig(t, ststest.ServiceConfig{})
+	r.granted("acme/app", "issues")
+	r.GitHub.Fail(ststest.Fault{Route: ststest.MintRoute, Lost: true, Count: 1})
+	x := r.exchange("acme/app", "issues", r.job(nil))
+	o := r.account().outcomes[x.RequestID]
+	if x.Status != http.StatusServiceUnavailable || o.Decision != audit.DecisionFailed || o.Reason == "" || o.TokenSHA256 != "" {
+		t.Errorf("%d %s, audited as %+v", x.Status, x.Body, o)
+	}
+	if n := len(r.GitHub.Mints()); n != 3 {
+		t.Errorf("%d mints, want the one that was lost and no other in its place", n)
+	}
+}
+
+// A daemon whose audit log was damaged in a way that no crash explains does not
+// start.
+func TestDamagedAuditLogStopsTheStart(t *testing.T) {
+	r := newRig(t, ststest.ServiceConfig{})
+	r.granted("acme/app", "issues")
+	if err := r.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	segment := r.segments()[0]
+	text, err := os.ReadFile(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(segment, append([]byte("no entry\n"), text...), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Restart(t.Context()); err == nil || exitStatus(err) != 1 {
+		t.Errorf("Restart: %v, want exit status 1", err)
+	}
+	if err := errors.Join(os.WriteFile(segment, text, 0o640), r.Restart(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	r.granted("acme/app", "issues")
+}
