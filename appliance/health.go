@@ -87,15 +87,22 @@ func (h *health) checkSigner(ctx context.Context) check {
 		return check{"signer", stateReady, ""}
 	}
 	until := time.Time{}
+	var without []int64
 	for _, app := range apps {
 		if time.Now().After(app.CachedUntil) {
-			return check{"signer", stateFailing, fmt.Sprintf("%v; App %d has no usable App JWT left", err, app.AppID)}
-		}
-		if until.IsZero() || app.CachedUntil.Before(until) {
+			without = append(without, app.AppID)
+		} else if until.IsZero() || app.CachedUntil.Before(until) {
 			until = app.CachedUntil
 		}
 	}
-	return check{"signer", stateDegraded, fmt.Sprintf("%v; exchanges go on with cached App JWTs until %s", err, until.UTC().Format(time.RFC3339))}
+	switch len(without) {
+	case 0:
+		return check{"signer", stateDegraded, fmt.Sprintf("%v; exchanges go on with cached App JWTs until %s", err, until.UTC().Format(time.RFC3339))}
+	case len(apps):
+		return check{"signer", stateFailing, fmt.Sprintf("%v; no App has a usable App JWT left", err)}
+	default:
+		return check{"signer", stateDegraded, fmt.Sprintf("%v; no usable App JWT is left for Apps %d", err, without)}
+	}
 }
 
 // cannotSign tells which of the daemon's Apps the signer has no key for at the

@@ -75,7 +75,7 @@ type panicsOnly struct{ logger *zap.Logger }
 
 func (p panicsOnly) Write(line []byte) (int, error) {
 	if bytes.Contains(line, []byte("panic serving")) { // net/http's words, of either version of HTTP
-		p.logger.Error("a request's handler panicked", zap.ByteString("detail", line))
+		p.logger.Error("a request's handler panicked", zap.String("detail", string(line)))
 	}
 	return len(line), nil
 }

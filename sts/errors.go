@@ -2,7 +2,6 @@ package sts
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -116,23 +115,24 @@ func asRefusal(err error) *Refusal {
 // githubRefusal tells what an answer of GitHub's means for the caller: no
 // installation, no policy and a refusal to mint are denials, all alike; the
 // rest is GitHub's trouble, or the way to it.
-func githubRefusal(doing string, err error) *Refusal {
-	detail := fmt.Errorf("%s: %w", doing, err)
+func githubRefusal(err error) *Refusal {
 	var limited *githubapp.RateLimitError
 	switch {
 	case errors.Is(err, githubapp.ErrNotInstalled):
-		return denied("not_installed", detail)
+		return denied("not_installed", err)
 	case errors.Is(err, githubapp.ErrNotFound):
-		return denied("no_policy", detail)
+		return denied("no_policy", err)
 	case errors.Is(err, githubapp.ErrNotAFile):
-		return denied("policy_invalid", detail)
+		return denied("policy_invalid", err)
 	case errors.Is(err, githubapp.ErrRefused):
-		return denied("github_refused", detail)
+		return denied("github_refused", err)
 	case errors.As(err, &limited):
-		r := unavailable("github_rate_limited", detail)
+		r := unavailable("github_rate_limited", err)
 		r.RetryAfter = limited.RetryAfter
 		return r
+	case errors.Is(err, githubapp.ErrNoAppJWT):
+		return unavailable("signer_unavailable", err)
 	default:
-		return unavailable("github_unavailable", detail)
+		return unavailable("github_unavailable", err)
 	}
 }

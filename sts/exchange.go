@@ -120,7 +120,7 @@ func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.Installation
 	defer cancel()
 	minted, err := s.GitHub.Mint(detached, x.installation, x.mintRequest())
 	if err != nil {
-		return minted, githubRefusal("minting the installation token", err)
+		return minted, githubRefusal(err)
 	}
 	x.minted(minted)
 	if ctx.Err() != nil {

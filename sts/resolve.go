@@ -29,7 +29,7 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 	}
 	installation, err := s.GitHub.Installation(ctx, x.scope.Owner, x.policyRepository)
 	if err != nil {
-		return githubRefusal("finding the App's installation", err)
+		return githubRefusal(err)
 	}
 	x.installation = installation
 
@@ -42,7 +42,7 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 		return err
 	}
 	if fetchErr != nil {
-		return githubRefusal("reading the trust policy", fetchErr)
+		return githubRefusal(fetchErr)
 	}
 	x.file = file
 	if x.policy, err = s.compilePolicy(x.policyKind(), file); err != nil {
@@ -60,7 +60,7 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 		return nil
 	}
 	if err != nil {
-		return githubRefusal("reading the organization's trusted issuers", err)
+		return githubRefusal(err)
 	}
 	issuers, err := s.compileTrustedIssuers(file)
 	if err != nil {

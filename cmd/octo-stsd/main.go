@@ -59,7 +59,7 @@ func main() {
 func serve(ctx context.Context, c *appliance.Config) error {
 	config := zap.NewProductionConfig()
 	config.Sampling = nil // every exchange has its line
-	config.DisableCaller = true
+	config.DisableCaller, config.DisableStacktrace = true, true
 	config.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	logger, err := config.Build()
 	if err != nil {

@@ -73,7 +73,7 @@ func TestDaemonStartedWithoutSigner(t *testing.T) {
 		t.Fatal(err)
 	}
 	detail := r.awaitReadiness(http.StatusServiceUnavailable, "failing")
-	if !strings.HasPrefix(detail, "failing: ") || !strings.Contains(detail, "App 1234 has no usable App JWT left") || !strings.Contains(detail, "signer") {
+	if !strings.HasPrefix(detail, "failing: ") || !strings.Contains(detail, "no App has a usable App JWT left") || !strings.Contains(detail, "signer") {
 		t.Errorf("/readyz without a signer: %q", detail)
 	}
 	minted := len(r.GitHub.Mints())
@@ -88,7 +88,7 @@ func TestDaemonStartedWithoutSigner(t *testing.T) {
 			t.Errorf("%s: %+v", w.name, a)
 		}
 		lines := r.audited(audit.Filter{RequestID: a.RequestID})
-		if len(lines) != 1 || lines[0].Decision != audit.DecisionFailed || !strings.Contains(lines[0].Reason, "getting a JWT for App 1234 from the signer") {
+		if len(lines) != 1 || lines[0].Decision != audit.DecisionFailed || !strings.Contains(lines[0].Reason, "signer_unavailable: ") {
 			t.Errorf("%s: audit log: %+v", w.name, lines)
 		}
 	}

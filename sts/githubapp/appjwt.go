@@ -70,12 +70,11 @@ func (j *appJWTCache) renew(ctx context.Context) (string, error) {
 	asked := j.now()
 	jwt, expiry, err := j.sign(ctx, j.appID)
 	if err == nil && (jwt == "" || expiry.Sub(j.now()) < minJWTLife) {
-		err = fmt.Errorf("it is empty or expires at %s, in less than %s", expiry.UTC().Format(time.RFC3339), minJWTLife)
+		err = fmt.Errorf("the JWT for App %d is empty or expires at %s, in less than %s", j.appID, expiry.UTC().Format(time.RFC3339), minJWTLife)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err != nil {
-		err = fmt.Errorf("getting a JWT for App %d from the signer: %w", j.appID, err)
 		switch { // once, not each second
 		case j.err != nil:
 		case j.usable():

@@ -61,7 +61,7 @@ func TestJWTOutlivesTheSigner(t *testing.T) {
 	}
 	w.clock.advance(40 * time.Second) // 20 s are left
 	w.github.ResetCalls()
-	w.wants(w.mint(), "unavailable", "the signer is not there")
+	w.wants(w.mint(), "no App JWT", "the signer is not there")
 	w.calls()
 	if w.client.Status()[0].CachedUntil.After(w.clock.now()) {
 		t.Error("Status says that a JWT is at hand")

@@ -122,7 +122,7 @@ func (c *Client) doAsApp(ctx context.Context, a *app, q *quota, request call, ou
 		}
 		jwt, err := a.jwt.get(ctx)
 		if err != nil {
-			return answer{}, &apiError{kind: ErrUnavailable, doing: request.doing, cause: err}
+			return answer{}, &apiError{kind: ErrNoAppJWT, doing: request.doing, cause: err}
 		}
 		got, err := c.do(ctx, q, jwt, request, out)
 		if err == nil || statusOf(err) != http.StatusUnauthorized || attempt > 0 || !a.jwt.drop(jwt) {

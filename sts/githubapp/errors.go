@@ -37,9 +37,11 @@ var (
 	// *RateLimitError.
 	ErrRateLimited = errors.New("rate limited by GitHub")
 
-	// ErrUnavailable: no usable answer: network, time-out, 5xx, garbage, or no
-	// App JWT.
+	// ErrUnavailable: no usable answer: network, time-out, 5xx, garbage.
 	ErrUnavailable = errors.New("GitHub is unavailable")
+
+	// ErrNoAppJWT: nothing was sent, since Config.AppJWT gave no App JWT.
+	ErrNoAppJWT = errors.New("no App JWT can be had")
 )
 
 // RateLimitError is an ErrRateLimited with the time to wait.

@@ -193,7 +193,7 @@ const proveRoute = "GET /installation/repositories"
 // kinds are all sentinel errors; exactly one must match an error.
 var kinds = map[string]error{
 	"not installed": githubapp.ErrNotInstalled, "not found": githubapp.ErrNotFound, "not a file": githubapp.ErrNotAFile,
-	"refused": githubapp.ErrRefused, "rate limited": githubapp.ErrRateLimited, "unavailable": githubapp.ErrUnavailable,
+	"refused": githubapp.ErrRefused, "rate limited": githubapp.ErrRateLimited, "unavailable": githubapp.ErrUnavailable, "no App JWT": githubapp.ErrNoAppJWT,
 }
 
 func kindOf(err error) string {
