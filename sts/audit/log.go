@@ -33,6 +33,8 @@ const (
 	defaultSegmentSize = 64 << 20
 	// maxBatch bounds in bytes what one write(2) holds. Recovery relies on it: never raise it without looking there.
 	maxBatch = 1 << 20
+	// gatherTime is how long the writer waits for company where there was some the last time: about as long as a sync takes.
+	gatherTime = 300 * time.Microsecond
 	// probeInterval is how often a full disk is tried.
 	probeInterval = 250 * time.Millisecond
 	// stallLimit is how long one write and sync may take before those who wait are told that they failed.
