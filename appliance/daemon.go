@@ -30,7 +30,7 @@ const shutdownGrace = 20 * time.Second
 // the heap may grow to gcPercent of what lasts, until, under an attack, it comes
 // near the limit. GOGC and GOMEMLIMIT in the environment go before both.
 const (
-	gcPercent   = 300
+	gcPercent   = 350
 	memoryLimit = 256 << 20 // bytes, soft
 )
 
