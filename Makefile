@@ -1,5 +1,5 @@
 # `make run` shows the appliance at work, `make test` proves it. Both install
-# what they need on Debian, Ubuntu and Fedora.
+# what they need beside Go on Debian, Ubuntu and Fedora: packaging/prerequisites.
 
 SHELL    := /bin/bash
 GO       ?= go
@@ -16,7 +16,7 @@ KILLS    ?= 1000
 all: build
 
 # Four programs. Only the signer, which loads the HSM's module, uses cgo.
-build: prerequisites
+build:
 	CGO_ENABLED=0 $(GOBUILD) -o bin/octo-stsd ./cmd/octo-stsd
 	CGO_ENABLED=0 $(GOBUILD) -o bin/octo-sts ./cmd/octo-sts
 	CGO_ENABLED=0 $(GOBUILD) -o bin/octo-sts-demo ./cmd/octo-sts-demo
@@ -24,19 +24,20 @@ build: prerequisites
 
 # The appliance in miniature, on this machine alone, until Ctrl-C. ONCE=1: leave
 # after the demonstration.
-run: build
+run: prerequisites build
 	ONCE=$(ONCE) bin/octo-sts-demo
 
-# Everything: unit tests, fuzz seeds, and the real programs against SoftHSM, with
-# the race detector.
-test: build lint
-	OCTO_STS_BIN=$(CURDIR)/bin $(GO) test -race -timeout 14m ./...
+# Everything: unit tests, fuzz seeds, and the real programs against SoftHSM, all
+# with the race detector, the programs too.
+test: prerequisites build lint
+	CGO_ENABLED=1 $(GOBUILD) -race -o bin/race/ ./cmd/octo-stsd ./cmd/octo-sts ./cmd/octo-sts-signer
+	OCTO_STS_BIN=$(CURDIR)/bin/race $(GO) test -race -timeout 14m ./...
 
 # Our server beside a bare floor, in one run.
-bench: build
+bench: prerequisites build
 	bin/octo-sts-demo bench
 
-soak: build
+soak: prerequisites build
 	OCTO_STS_BIN=$(CURDIR)/bin packaging/soak $(FUZZTIME) $(KILLS)
 
 lint:

@@ -33,8 +33,8 @@ type Config struct {
 	Audit  Audit  `json:"audit"`
 	Signer Signer `json:"signer"`
 
-	// StateDirectory is the daemon's own directory for what must outlive it.
-	// Default /var/lib/octo-sts. It must exist and be writable.
+	// StateDirectory is the daemon's own directory for what must outlive it, which
+	// today is nothing. Default /var/lib/octo-sts. It must exist and be writable.
 	StateDirectory string `json:"state_directory"`
 }
 
@@ -125,7 +125,7 @@ type Issuer struct {
 	JWKSURL string `json:"jwks_url"`
 
 	// JWKSFile holds the issuer's keys for air-gapped machines; nothing is
-	// fetched. It is read again when it changes.
+	// fetched. It is read again every five minutes.
 	JWKSFile string `json:"jwks_file"`
 
 	// CAFile holds PEM roots to trust for this issuer instead of the system's.
@@ -160,8 +160,8 @@ type Audit struct {
 	// Directory holds the log's segments. One daemon writes it. Required.
 	Directory string `json:"directory"`
 
-	// Origin names the log for those who verify it, as {domain}/audit does,
-	// which is the default.
+	// Origin names the log. Default {domain}/audit. Nothing depends on it before
+	// the log has checkpoints.
 	Origin string `json:"origin"`
 }
 

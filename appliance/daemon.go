@@ -21,9 +21,8 @@ import (
 	"github.com/octo-sts/appliance/sts/trustpolicy"
 )
 
-// shutdownGrace is how long exchanges under way get to finish: longer than one
-// may take.
-const shutdownGrace = 20 * time.Second
+// shutdownGrace is how long exchanges under way get to finish.
+const shutdownGrace = sts.MaxDuration + 5*time.Second
 
 // What an exchange allocates is short-lived, and what lasts is a few megabytes:
 // collecting at every doubling of so little would be a tenth of all the work. So
@@ -40,6 +39,7 @@ type Daemon struct {
 	audit        *audit.Log
 	listeners    []*listener
 	certificates *certificateFiles  // nil with tls.mode: off
+	reload       chan os.Signal     // SIGHUP
 	stop         context.CancelFunc // ends what runs in the background
 }
 
@@ -47,9 +47,9 @@ type Daemon struct {
 // nothing yet. What it starts in the background outlives ctx and ends with Run:
 // exchanges under way need it to the last.
 func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ *Daemon, err error) {
-	collectLess()
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	d := &Daemon{logger: logger, stop: stop}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	d := &Daemon{logger: logger, reload: make(chan os.Signal, 1), stop: stop}
+	signal.Notify(d.reload, syscall.SIGHUP) // caught in any case: it must not end the daemon
 	defer func() {
 		if err != nil {
 			d.close()
@@ -63,11 +63,11 @@ func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ 
 		return nil, err
 	}
 	signerClient := signer.NewClient(c.Signer.Socket)
-	verifier, err := newVerifier(ctx, c, logger)
+	verifier, err := newVerifier(background, c, logger)
 	if err != nil {
 		return nil, err
 	}
-	github, err := newGitHub(ctx, c, signerClient, version, logger)
+	github, err := newGitHub(background, c, signerClient, version, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -133,10 +133,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		serving.Go(l.serve)
 	}
 	if d.certificates != nil {
-		reload := make(chan os.Signal, 1)
-		signal.Notify(reload, syscall.SIGHUP)
-		defer signal.Stop(reload)
-		serving.Go(func() error { d.certificates.watch(ctx, reload); return nil })
+		serving.Go(func() error { d.certificates.watch(ctx, d.reload); return nil })
 	}
 	serving.Go(func() error {
 		<-ctx.Done()
@@ -159,8 +156,9 @@ func (d *Daemon) shutdown() error {
 	return errors.Join(errs...)
 }
 
-// collectLess tells the garbage collector what the constants above say.
-func collectLess() {
+// CollectLess tells the garbage collector what the constants above say. It is for
+// main to call: it is about the whole process.
+func CollectLess() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -172,6 +170,7 @@ func collectLess() {
 // close releases what New opened.
 func (d *Daemon) close() {
 	defer d.stop()
+	signal.Stop(d.reload)
 	for _, l := range d.listeners {
 		_ = l.net.Close() // already closed where it was served
 	}

@@ -116,8 +116,9 @@ func cannotSign(status signer.Status, apps []githubapp.AppStatus) error {
 		if !status.Apps[i].Ready {
 			return fmt.Errorf("App %d: %s", app.AppID, status.Apps[i].Error)
 		}
-		// A signer that is back serves exchanges once it was asked again.
-		if app.LastError != nil && time.Now().After(app.CachedUntil) {
+		// A signer may answer this and be unable to sign; and one that is back
+		// serves exchanges once it was asked again.
+		if app.LastError != nil {
 			return app.LastError
 		}
 	}

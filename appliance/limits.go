@@ -1,10 +1,13 @@
 package appliance
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -44,14 +47,20 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	if len(r.TransferEncoding) > 0 {
+		a.shed("transfer_encoding")
 		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrInvalidRequest, Reason: "transfer_encoding",
 			Detail: errors.New("a body without a Content-Length is not accepted")})
 		return
 	}
-	if !a.bucket(caller.Address).Allow() {
+	if !a.bucket(bucketOf(caller.Address)).Allow() {
 		a.shed("address_rate")
 		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrOverloaded, Reason: "address_rate",
 			Detail: errors.New("too many requests from one address"), RetryAfter: time.Second})
+		return
+	}
+	if err := readBody(r); err != nil {
+		a.shed("body")
+		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrInvalidRequest, Reason: "body", Detail: errors.New("the body did not arrive")})
 		return
 	}
 	select {
@@ -74,6 +83,31 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // closed then. No client of ours needs a chunked body, so they are refused, too.
 func mayHideAnother(r *http.Request) bool {
 	return len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1)
+}
+
+// readBody takes in the whole body, as far as anything will read of it, before
+// the request gets a slot: whoever sends slowly keeps nobody else waiting.
+func readBody(r *http.Request) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, sts.MaxBody+1))
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return err
+}
+
+// bucketOf names the bucket of an address: its own for IPv4, that of its /64 for
+// IPv6, of which one machine has as many addresses as it likes.
+func bucketOf(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || !ip.Is6() || ip.Is4In6() {
+		return address
+	}
+	network, err := ip.WithZone("").Prefix(64)
+	if err != nil {
+		return address
+	}
+	return network.String()
 }
 
 func (a *admission) bucket(address string) *rate.Limiter {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octo-sts/appliance/sts"
 )
 
 // Bounds of one connection. A request is a header of at most a few tens of
@@ -23,7 +25,7 @@ const (
 	maxHeader         = 64 << 10 // bytes; net/http answers 431 over it
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 10 * time.Second
-	writeTimeout      = 30 * time.Second // longer than an exchange may take
+	writeTimeout      = sts.MaxDuration + 5*time.Second
 	idleTimeout       = 2 * time.Minute
 )
 
@@ -106,6 +108,10 @@ func removeStaleSocket(path string) error {
 	}
 	if info.Mode()&fs.ModeSocket == 0 {
 		return fmt.Errorf("%s exists and is no socket", path)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = c.Close()
+		return fmt.Errorf("another process is listening on %s", path)
 	}
 	return os.Remove(path)
 }

@@ -23,9 +23,9 @@ import (
 // outcome. A caller who goes away after the intent does not stop what then
 // follows from being recorded.
 func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
-	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
-	defer cancel()
 	x := s.begin(r)
+	ctx, cancel := context.WithDeadlineCause(ctx, x.deadline, errExchangeTimeout)
+	defer cancel()
 
 	// Nothing is decided that could not be recorded.
 	if err := s.Audit.Err(); err != nil {
@@ -53,7 +53,7 @@ func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
 	if err := s.recordOutcome(ctx, x, minted); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	return &Grant{Token: minted.Token, Expiry: minted.Expiry}, nil
+	return &Grant{InstallationToken: minted.Token, Expiry: minted.Expiry}, nil
 }
 
 // parse reads what the request asks for, strictly.
@@ -72,8 +72,8 @@ func (x *exchange) parse() error {
 // verify establishes who the caller is. The package idtoken decides whether the
 // issuer is listed before any packet leaves.
 func (s *Service) verify(ctx context.Context, x *exchange) error {
-	token, err := s.Verifier.Verify(ctx, x.request.IDToken)
-	x.caller = token // set also where a token that was seen too often is refused
+	idToken, err := s.Verifier.Verify(ctx, x.request.IDToken)
+	x.idToken = idToken // set also where one that was seen too often is refused
 	if err == nil {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (s *Service) match(x *exchange) error {
 	if err := s.Ceiling.Check(x.policyKind(), x.policy); err != nil {
 		return denied("ceiling", err)
 	}
-	if d := x.policy.Match(actor(x.caller), s.Domain); !d.Granted {
+	if d := x.policy.Match(actor(x.idToken), s.Domain); !d.Granted {
 		return denied("mismatch", errors.New(d.Reason()))
 	}
 	return nil
@@ -103,20 +103,35 @@ func (s *Service) match(x *exchange) error {
 // minted and for whom.
 func (s *Service) recordIntent(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
-		return unavailable("caller_gone", ctx.Err())
+		return ended(ctx)
 	}
 	if _, err := s.Audit.Append(ctx, x.intent()); err != nil {
+		if ctx.Err() != nil {
+			return ended(ctx)
+		}
 		return unavailable("audit_unavailable", err)
 	}
 	x.intended = true
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
 	return nil
+}
+
+// ended tells why an exchange cannot go on: its time is up, or nobody waits for
+// it any more.
+func ended(ctx context.Context) *Refusal {
+	if cause := context.Cause(ctx); errors.Is(cause, errExchangeTimeout) {
+		return unavailable("exchange_timeout", cause)
+	}
+	return unavailable("caller_gone", errors.New("the caller went away"))
 }
 
 // mint asks GitHub for the token. From here on a token may exist, so a caller
 // who hangs up no longer stops anything: the token is then revoked instead of
 // being left alive for an hour in nobody's hands.
 func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.InstallationToken, error) {
-	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangeTimeout)
+	detached, cancel := context.WithDeadline(context.WithoutCancel(ctx), x.deadline)
 	defer cancel()
 	minted, err := s.GitHub.Mint(detached, x.installation, x.mintRequest())
 	if err != nil {
@@ -124,8 +139,9 @@ func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.Installation
 	}
 	x.minted(minted)
 	if ctx.Err() != nil {
-		s.revoke(ctx, x, minted)
-		return minted, unavailable("caller_gone", errors.New("the caller went away before the token could be handed out; it was revoked"))
+		r := ended(ctx)
+		r.Detail = fmt.Errorf("%w before the token could be handed out; %s", r.Detail, s.revoke(ctx, x, minted))
+		return minted, r
 	}
 	return minted, nil
 }
@@ -135,42 +151,44 @@ func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.Installation
 func (s *Service) recordOutcome(ctx context.Context, x *exchange, minted githubapp.InstallationToken) error {
 	entry := x.outcome(audit.DecisionGranted, "")
 	if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
-		s.revoke(ctx, x, minted)
-		return unavailable("audit_unavailable", fmt.Errorf("the token was minted but could not be recorded, so it was withheld: %w", err))
+		return unavailable("audit_unavailable", fmt.Errorf("the token was minted but could not be recorded, so it was withheld; %s: %w", s.revoke(ctx, x, minted), err))
 	}
 	s.observe(x, audit.DecisionGranted, "", nil)
 	return nil
 }
 
-// revoke takes back a token that must not leave. Where GitHub cannot be told,
-// the token dies within the hour, unknown to anyone but this process.
-func (s *Service) revoke(ctx context.Context, x *exchange, minted githubapp.InstallationToken) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangeTimeout)
+// revoke takes back a token that must not leave, and says in words what came of
+// it. Where GitHub cannot be told, the token dies within the hour, unknown to
+// anyone but this process.
+func (s *Service) revoke(ctx context.Context, x *exchange, minted githubapp.InstallationToken) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 	defer cancel()
 	if err := s.GitHub.Revoke(ctx, minted.Token); err != nil {
 		s.Logger.Error("could not revoke a token that was withheld: it stays valid until it expires, in nobody's hands",
 			zap.String("request_id", x.request.RequestID), zap.String("token_sha256", x.entry.TokenSHA256),
 			zap.Time("token_expiry", minted.Expiry), zap.Error(err))
+		return fmt.Sprintf("it could not be revoked (%v) and is valid until it expires, in nobody's hands", err)
 	}
+	return "it was revoked"
 }
 
 // refuse ends an exchange without a token: the operator is told everything, by
 // request ID, and the caller what the table of answers says. A refusal of a
 // caller whose ID token was good is an audit entry of its own; anything else is
-// counted, and logged at a bounded rate, so that nobody can fill the disk.
+// counted, and logged at a bounded rate, so that strangers cannot fill the disk.
 func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 	refusal := asRefusal(err)
-	decision := audit.DecisionDenied
-	if errors.Is(refusal, ErrUnavailable) {
-		decision = audit.DecisionFailed
+	decision := audit.DecisionFailed
+	if errors.Is(refusal, ErrDenied) || errors.Is(refusal, ErrUnauthenticated) || errors.Is(refusal, ErrInvalidRequest) {
+		decision = audit.DecisionDenied
 	}
-	if x.caller != nil && refusal.Reason != "audit_unavailable" {
+	if x.idToken != nil && refusal.Reason != "audit_unavailable" {
 		entry := x.outcome(decision, refusal.Error())
 		if !x.intended {
 			entry = x.denied(decision, refusal.Error())
 		}
 		if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
-			refusal = unavailable("audit_unavailable", err)
+			refusal = unavailable("audit_unavailable", fmt.Errorf("recording %q: %w", refusal.Error(), err))
 			decision = audit.DecisionFailed
 		}
 	}
@@ -185,7 +203,7 @@ func (s *Service) observe(x *exchange, decision, reason string, detail error) {
 		s.Observe(Observation{Decision: decision, Reason: reason, Duration: took})
 	}
 	logger, message := s.Logger, "exchange"
-	if x.caller == nil {
+	if x.idToken == nil {
 		// Another message, since a logger that drops repetitions counts by message:
 		// many grants are not to hide the refusal that somebody asks about.
 		logger, message = s.unverified, "exchange by an unknown caller"

@@ -19,9 +19,13 @@ import (
 // metadata has it, over gRPC.
 const RequestIDHeader = "X-Request-Id"
 
-// maxMessage bounds a gRPC message and an HTTP body, in bytes. An exchange
-// request is a scope and an identity: a few hundred bytes.
-const maxMessage = 64 << 10
+// maxMessage bounds a gRPC message and a form, in bytes, and MaxBody the body of
+// a request with either. An exchange request is a scope and an identity: a few
+// hundred bytes.
+const (
+	maxMessage = 64 << 10
+	MaxBody    = maxMessage + 5 // a gRPC message has a prefix of 5 bytes
+)
 
 // NewHandler serves s on the wire of octo-sts: gRPC (with grpc.health.v1),
 // gRPC-Web and Connect, and HTTP GET and POST /sts/exchange. A request must

@@ -74,7 +74,8 @@ func messageFromQuery(query url.Values) (*stspb.ExchangeRequest, error) {
 				return nil, invalid("malformed_request", fmt.Errorf("%s is given %d times", name, len(values)))
 			}
 			if name == "scope" {
-				m.Scope = values[0] //nolint:staticcheck // the wire's deprecated field, which every octo-sts client sends
+				//lint:ignore SA1019 the wire's deprecated field, which every octo-sts client sends
+				m.Scope = values[0]
 			} else {
 				m.Identity = values[0]
 			}
@@ -90,7 +91,7 @@ func messageFromQuery(query url.Values) (*stspb.ExchangeRequest, error) {
 
 // rawToken is a grant as the wire has it.
 func rawToken(g *Grant) *stspb.RawToken {
-	return &stspb.RawToken{Token: g.Token, Expiry: timestamppb.New(g.Expiry)}
+	return &stspb.RawToken{Token: g.InstallationToken, Expiry: timestamppb.New(g.Expiry)}
 }
 
 // bearer takes the ID token out of the one Authorization header (RFC 6750,

@@ -14,11 +14,12 @@ import (
 // exchange is one exchange under way: what is known of it so far. It belongs to
 // the goroutine that runs Exchange.
 type exchange struct {
-	request Request
-	began   time.Time
+	request  Request
+	began    time.Time
+	deadline time.Time // of everything up to the token's arrival
 
 	scope            Scope
-	caller           *idtoken.IDToken // nil until the ID token's signature was verified
+	idToken          *idtoken.IDToken // nil until the ID token's signature was verified
 	installation     githubapp.Installation
 	policyRepository string
 	file             *githubapp.File
@@ -30,7 +31,8 @@ type exchange struct {
 }
 
 func (s *Service) begin(r Request) *exchange {
-	return &exchange{request: r, began: time.Now()}
+	now := time.Now()
+	return &exchange{request: r, began: now, deadline: now.Add(exchangeTimeout)}
 }
 
 // policyKind follows from the scope's form alone: an owner's own policy is read
@@ -90,7 +92,7 @@ func (x *exchange) describe() {
 		Identity:      x.request.Identity,
 	}
 	e := &x.entry
-	if t := x.caller; t != nil {
+	if t := x.idToken; t != nil {
 		e.Issuer, e.Subject, e.JTI, e.IDTokenExpiry = t.Issuer, t.Subject, t.JTI, t.Expiry
 	}
 	e.AppID, e.InstallationID = x.installation.AppID, x.installation.ID
@@ -99,7 +101,7 @@ func (x *exchange) describe() {
 		e.PolicyAge = int64(time.Since(f.FetchedAt).Seconds())
 	}
 	if x.policy != nil {
-		e.Claims = namedClaims(x.policy.ClaimNames(), x.caller.Claims)
+		e.Claims = namedClaims(x.policy.ClaimNames(), x.idToken.Claims)
 	}
 }
 
@@ -118,8 +120,8 @@ func (x *exchange) logFields() []zap.Field {
 		zap.String("scope", clip(x.request.Scope)),
 		zap.String("identity", clip(x.request.Identity)),
 	}
-	if x.caller != nil {
-		fields = append(fields, zap.String("issuer", x.caller.Issuer), zap.String("subject", x.caller.Subject))
+	if x.idToken != nil {
+		fields = append(fields, zap.String("issuer", x.idToken.Issuer), zap.String("subject", x.idToken.Subject))
 	}
 	return fields
 }

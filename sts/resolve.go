@@ -2,8 +2,11 @@ package sts
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/sts/trustpolicy"
@@ -66,10 +69,10 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 	if err != nil {
 		return denied("trusted_issuers_invalid", fmt.Errorf("%s: %w", file.Repository, err))
 	}
-	if issuers.Allows(x.caller.Issuer) {
+	if issuers.Allows(x.idToken.Issuer) {
 		return nil
 	}
-	untrusted := fmt.Errorf("%s: %s does not allow issuer %s", file.Repository, trustedIssuersPath, x.caller.Issuer)
+	untrusted := fmt.Errorf("%s: %s does not allow issuer %s", file.Repository, trustedIssuersPath, x.idToken.Issuer)
 	if issuers.Enforced() {
 		return denied("untrusted_issuer", untrusted)
 	}
@@ -77,49 +80,40 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// policyKey names one compiled file by what it says, not by where it is, so
-// that nothing that is cached under it can be out of date.
-type policyKey struct {
-	kind policyFile
-	sha  string // git blob
+// compiled is what a policy's file came to, once: a policy, or the error that
+// every reader of that version gets.
+type compiled[T any] struct {
+	policy T
+	err    error
 }
 
-// policyFile is which of the three kinds of file a compiled policy came from.
-type policyFile int
-
-const (
-	repositoryPolicy policyFile = iota
-	organizationPolicy
-	trustedIssuersList
-)
-
-// compiledPolicy is what a file came to, once: a policy, a list of issuers, or
-// the error that every reader of that version gets.
-type compiledPolicy struct {
-	policy  *trustpolicy.TrustPolicy
-	issuers *trustpolicy.TrustedIssuers
-	err     error
+// policyKey names one compiled file by what it says, not by where it is, so
+// that nothing that is cached under it can be out of date. Git's own name for
+// it would not do: it is a SHA-1, and all organizations share the cache.
+type policyKey struct {
+	kind    trustpolicy.Kind
+	content [sha256.Size]byte
 }
 
 func (s *Service) compilePolicy(kind trustpolicy.Kind, file *githubapp.File) (*trustpolicy.TrustPolicy, error) {
-	key := policyKey{repositoryPolicy, file.SHA}
-	if kind == trustpolicy.Organization {
-		key.kind = organizationPolicy
-	}
-	c, ok := s.policies.Get(key)
-	if !ok {
-		c.policy, c.err = trustpolicy.Parse(kind, file.Path, file.Content, s.Permissions)
-		s.policies.Add(key, c)
-	}
-	return c.policy, c.err
+	return once(s.policies, policyKey{kind, sha256.Sum256(file.Content)}, func() (*trustpolicy.TrustPolicy, error) {
+		return trustpolicy.Parse(kind, file.Path, file.Content, s.Permissions)
+	})
 }
 
 func (s *Service) compileTrustedIssuers(file *githubapp.File) (*trustpolicy.TrustedIssuers, error) {
-	key := policyKey{trustedIssuersList, file.SHA}
-	c, ok := s.policies.Get(key)
+	return once(s.trustedIssuers, sha256.Sum256(file.Content), func() (*trustpolicy.TrustedIssuers, error) {
+		return trustpolicy.ParseTrustedIssuers(file.Path, file.Content)
+	})
+}
+
+// once returns what compile came to the first time, for as long as the cache
+// has it.
+func once[K comparable, T any](cache *lru.Cache[K, compiled[T]], key K, compile func() (T, error)) (T, error) {
+	c, ok := cache.Get(key)
 	if !ok {
-		c.issuers, c.err = trustpolicy.ParseTrustedIssuers(file.Path, file.Content)
-		s.policies.Add(key, c)
+		c.policy, c.err = compile()
+		cache.Add(key, c)
 	}
-	return c.issuers, c.err
+	return c.policy, c.err
 }

@@ -10,6 +10,7 @@ package sts
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -25,14 +26,26 @@ import (
 )
 
 const (
-	// exchangeTimeout bounds one exchange, waiting included. GitHub answers a
-	// mint in well under a second; a CI job that waits longer than this retries.
+	// exchangeTimeout bounds an exchange up to the token's arrival, waiting
+	// included. GitHub answers a mint in well under a second; a CI job that waits
+	// longer than this retries.
 	exchangeTimeout = 10 * time.Second
+
+	// revokeTimeout bounds taking back a token that must not leave.
+	revokeTimeout = 10 * time.Second
+
+	// MaxDuration is the longest that Exchange takes: what leads to a token, then
+	// a disk that does not answer (package audit gives up on it after 10 s), then
+	// the token's revocation.
+	MaxDuration = exchangeTimeout + 10*time.Second + revokeTimeout
 
 	// compiledPolicies bounds the cache of compiled policies, which is keyed by
 	// content: an entry is never stale, only unused.
 	compiledPolicies = 1024
 )
+
+// errExchangeTimeout is why an exchange that took too long was given up.
+var errExchangeTimeout = fmt.Errorf("the exchange took longer than %s", exchangeTimeout)
 
 // Config is what an exchange needs. Every field is required unless it says
 // otherwise.
@@ -73,8 +86,9 @@ type Observation struct {
 type Service struct {
 	Config
 
-	// policies holds compiled policies by kind and content. The cache locks itself.
-	policies *lru.Cache[policyKey, compiledPolicy]
+	// Compiled policies and lists of issuers, by content. The caches lock themselves.
+	policies       *lru.Cache[policyKey, compiled[*trustpolicy.TrustPolicy]]
+	trustedIssuers *lru.Cache[[sha256.Size]byte, compiled[*trustpolicy.TrustedIssuers]]
 
 	// unverified logs, at a bounded rate, exchanges whose caller never became
 	// known. All of them are counted.
@@ -98,20 +112,24 @@ type Caller struct {
 
 // Grant is what a successful exchange hands out.
 type Grant struct {
-	Token  string // a GitHub installation token
-	Expiry time.Time
+	InstallationToken string // for GitHub
+	Expiry            time.Time
 }
 
 // New makes a Service from its parts.
 func New(_ context.Context, c Config) (*Service, error) {
-	if c.Domain == "" || c.PolicyRepository == "" {
-		return nil, errors.New("making the exchange: a domain and a policy repository are required")
+	if c.Domain == "" || c.PolicyRepository == "" || c.Verifier == nil || c.GitHub == nil || c.Audit == nil || c.Logger == nil {
+		return nil, errors.New("making the exchange: a part is missing")
 	}
-	policies, err := lru.New[policyKey, compiledPolicy](compiledPolicies)
+	policies, err := lru.New[policyKey, compiled[*trustpolicy.TrustPolicy]](compiledPolicies)
 	if err != nil {
 		return nil, fmt.Errorf("making the policy cache: %w", err)
 	}
-	return &Service{Config: c, policies: policies, unverified: sampled(c.Logger)}, nil
+	trustedIssuers, err := lru.New[[sha256.Size]byte, compiled[*trustpolicy.TrustedIssuers]](compiledPolicies)
+	if err != nil {
+		return nil, fmt.Errorf("making the policy cache: %w", err)
+	}
+	return &Service{Config: c, policies: policies, trustedIssuers: trustedIssuers, unverified: sampled(c.Logger)}, nil
 }
 
 // sampled lets through the first 20 lines of each second: enough for an operator

@@ -24,7 +24,8 @@ func newRequest(ctx context.Context, m *stspb.ExchangeRequest, h http.Header) (R
 // oneScope takes the scope from the message's two fields. octo-sts's clients
 // send one of them, or both with the same value.
 func oneScope(m *stspb.ExchangeRequest) (string, error) {
-	scope := m.GetScope() //nolint:staticcheck // the wire's deprecated field, which every octo-sts client sends
+	//lint:ignore SA1019 the wire's deprecated field, which every octo-sts client sends
+	scope := m.GetScope()
 	for _, other := range m.GetScopes() {
 		if scope == "" {
 			scope = other

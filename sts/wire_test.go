@@ -106,6 +106,7 @@ func TestOneScope(t *testing.T) {
 		{"", []string{"a", "b"}, "", false},
 		{"a", []string{"A"}, "", false},
 	} {
+		//lint:ignore SA1019 the wire's deprecated field, which every octo-sts client sends
 		got, err := oneScope(&stspb.ExchangeRequest{Scope: c.scope, Scopes: c.scopes})
 		if got != c.want || c.ok != (err == nil) {
 			t.Errorf("scope %q, scopes %q: %q, %v", c.scope, c.scopes, got, err)

@@ -110,10 +110,10 @@ func (t *tour) idToken(name string) string { return filepath.Join(t.dir, name+".
 func (t *tour) grant(ctx context.Context) error {
 	step("A job on the main branch of acme/deployer exchanges its ID token")
 	out, err := t.command(ctx, t.exchange("job")...)
+	indent(out)
 	if err != nil {
 		return err
 	}
-	indent(out)
 	return os.WriteFile(filepath.Join(t.dir, "github-token"), []byte(strings.TrimSpace(out)), 0o600)
 }
 

@@ -25,13 +25,13 @@ not tried.`,
 			}
 			directory, set := os.LookupEnv("CREDENTIALS_DIRECTORY")
 			if !set {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is good; $CREDENTIALS_DIRECTORY is not set, so the PIN's credential was not looked at\n", path)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems; $CREDENTIALS_DIRECTORY is not set, so the PIN's credential was not looked at\n", path)
 				return nil
 			}
 			if _, err := signer.ReadCredential(directory, config.HSMs[0].PINCredential); err != nil {
 				return usageError{err}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", path)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems\n", path)
 			return nil
 		},
 	}

@@ -53,10 +53,15 @@ func newCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "octo-sts",
 		Short:         "Exchange OIDC ID tokens for GitHub tokens, and look after the trust policies and the audit log behind it",
-		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newExchangeCommand(), newPolicyCommand(), newAuditCommand())
+	root.AddCommand(newExchangeCommand(), newPolicyCommand(), newAuditCommand(), &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "octo-sts", version)
+			return err
+		},
+	})
 	return root
 }

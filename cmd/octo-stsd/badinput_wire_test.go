@@ -244,7 +244,8 @@ func (w *world) overGRPC(t *testing.T, r request) answer {
 	for _, value := range r.authorization {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", value)
 	}
-	m := &stspb.ExchangeRequest{Scope: r.scope, Scopes: r.scopes, Identity: r.identity} //nolint:staticcheck // what octo-sts's clients send
+	//lint:ignore SA1019 what octo-sts's clients send
+	m := &stspb.ExchangeRequest{Scope: r.scope, Scopes: r.scopes, Identity: r.identity}
 	var header, trailer metadata.MD
 	granted := &stspb.RawToken{}
 	err := w.conn.Invoke(ctx, exchangeMethod, m, granted, grpc.Header(&header), grpc.Trailer(&trailer))

@@ -26,7 +26,7 @@ func main() {
 	config := ""
 	status := 2 // wrong usage or configuration, until something runs
 	root := &cobra.Command{
-		Use: "octo-stsd", Short: "Exchange OIDC ID tokens for GitHub installation tokens", Version: version,
+		Use: "octo-stsd", Short: "Exchange OIDC ID tokens for GitHub installation tokens",
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&config, "config", "/etc/octo-sts/octo-stsd.yaml", "configuration file")
@@ -50,6 +50,13 @@ func main() {
 			return err
 		},
 	})
+	root.AddCommand(&cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "octo-stsd", version)
+			return err
+		},
+	})
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "octo-stsd: %v\n", err)
 		os.Exit(status)
@@ -65,6 +72,7 @@ func serve(ctx context.Context, c *appliance.Config) error {
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
+	appliance.CollectLess()
 	daemon, err := appliance.New(ctx, c, version, logger)
 	if err != nil {
 		return err

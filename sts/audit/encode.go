@@ -48,7 +48,7 @@ func (e *Entry) appendLine(dst []byte) []byte {
 	o.string("identity", e.Identity, 256)
 	o.int("installation_id", e.InstallationID)
 	o.string("issuer", e.Issuer, 512)
-	o.string("jti", e.JTI, 512)
+	o.string("jti", e.JTI, 1024)
 	o.string("kind", string(e.Kind), 32)
 	o.permissions("permissions", e.Permissions)
 	o.int("policy_age_seconds", e.PolicyAge)

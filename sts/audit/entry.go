@@ -59,7 +59,7 @@ type Entry struct {
 	// Claims are those that the policy named, as they were in the ID token, numbers as json.Number. At most 8192 bytes
 	// together and 2048 each: a string is cut to fit, any other claim is left out whole.
 	Claims map[string]any `json:"claims,omitempty"`
-	// JTI is the ID token's jti (512).
+	// JTI is the ID token's jti (1024: 512 bytes of anything printable, whatever has to be escaped).
 	JTI string `json:"jti,omitempty"`
 	// IDTokenExpiry is the ID token's exp: until then its JTI matters.
 	IDTokenExpiry time.Time `json:"id_token_expiry,omitzero"`
