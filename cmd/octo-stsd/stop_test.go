@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,17 +149,8 @@ func TestSecondDaemonOnOneAuditLog(t *testing.T) {
 func TestCallerWhoHangsUp(t *testing.T) {
 	r := newRig(t, ststest.ServiceConfig{})
 	r.granted("acme/app", "issues")
-	var o audit.Entry
-	// A daemon that has not noticed yet hands the token out: then once more.
-	r.eventually("a daemon that notices", func() bool {
-		before := len(r.account().outcomes)
-		r.hangUpWhileMinting()
-		r.eventually("the outcome", func() bool { return len(r.audited(audit.Filter{Kind: audit.Outcome})) > before })
-		lines := r.audited(audit.Filter{Kind: audit.Outcome})
-		o = lines[len(lines)-1]
-		return o.Decision != audit.DecisionGranted
-	})
-	if o.Decision != audit.DecisionFailed || !strings.Contains(o.Reason, "caller_gone") || o.TokenSHA256 == "" {
+	o := r.outcomeOfHangingUp()
+	if o.Decision != audit.DecisionFailed || !strings.HasPrefix(o.Reason, "caller_gone: ") || !strings.HasSuffix(o.Reason, "; it was revoked") || o.TokenSHA256 == "" {
 		t.Errorf("audited as %+v", o)
 	}
 	r.checkNothingLeaked()
@@ -167,6 +159,53 @@ func TestCallerWhoHangsUp(t *testing.T) {
 			t.Errorf("the token lives: %+v", m)
 		}
 	}
+}
+
+// Where GitHub does not take such a token back, the log says that it lives.
+func TestCallerWhoHangsUpAndGitHubDoesNotRevoke(t *testing.T) {
+	r := newRig(t, ststest.ServiceConfig{})
+	r.granted("acme/app", "issues")
+	r.GitHub.Fail(ststest.Fault{Route: ststest.RevokeRoute, Status: http.StatusInternalServerError})
+	o := r.outcomeOfHangingUp()
+	if o.Decision != audit.DecisionFailed || !strings.Contains(o.Reason, "it could not be revoked") || strings.Contains(o.Reason, "was revoked") {
+		t.Errorf("audited as %+v", o)
+	}
+	lives := slices.ContainsFunc(r.GitHub.LiveMints(), func(m ststest.Mint) bool { return m.TokenSHA256 == o.TokenSHA256 })
+	if !lives {
+		t.Error("the token does not live: the log's reason would be false")
+	}
+}
+
+// SIGHUP reloads what can be reloaded. Where there is nothing to reload it does
+// nothing, above all not what a process does that never heard of it.
+func TestSIGHUPWithNothingToReload(t *testing.T) {
+	r := newRig(t, ststest.ServiceConfig{})
+	pid := r.PID()
+	for range 3 {
+		if err := r.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		r.granted("acme/app", "reader")
+	}
+	if r.PID() != pid {
+		t.Error("another process answers")
+	}
+}
+
+// outcomeOfHangingUp is the outcome entry of an exchange whose caller hung up
+// while GitHub minted. A daemon that has not noticed yet hands the token out:
+// then once more.
+func (r *rig) outcomeOfHangingUp() (o audit.Entry) {
+	r.t.Helper()
+	r.eventually("a daemon that notices", func() bool {
+		before := len(r.account().outcomes)
+		r.hangUpWhileMinting()
+		r.eventually("the outcome", func() bool { return len(r.audited(audit.Filter{Kind: audit.Outcome})) > before })
+		lines := r.audited(audit.Filter{Kind: audit.Outcome})
+		o = lines[len(lines)-1]
+		return o.Decision != audit.DecisionGranted
+	})
+	return o
 }
 
 // hangUpWhileMinting asks for an exchange and goes away while GitHub mints.
