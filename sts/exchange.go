@@ -209,8 +209,21 @@ func (s *Service) observe(x *exchange, decision, reason string, detail error) {
 		logger, message = s.unverified, "exchange by an unknown caller"
 	}
 	logger.Info(message, append(x.logFields(),
-		zap.String("decision", decision), zap.String("reason", reason), zap.NamedError("detail", detail),
+		zap.String("decision", decision), zap.String("reason", reason), zap.String("detail", brief(detail)),
 		zap.Duration("duration", took))...)
+}
+
+// brief is an error for the log. Some quote what others wrote, a policy of a
+// megabyte for one, and a line is not to grow with it.
+func brief(err error) string {
+	const most = 2000
+	if err == nil {
+		return ""
+	}
+	if text := err.Error(); len(text) > most {
+		return text[:most] + "…"
+	}
+	return err.Error()
 }
 
 // tokenHashes gives a token's SHA-256 as we print it, in hex, and as GitHub's

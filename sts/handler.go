@@ -47,6 +47,7 @@ type callerKey struct{}
 // WithCaller gives a request's context its caller. The outermost middleware
 // calls it, so that whatever answers the request can name its ID.
 func WithCaller(ctx context.Context, c Caller) context.Context {
+	c.UserAgent = printableASCII(c.UserAgent) // anybody's to write, and read by people
 	return context.WithValue(ctx, callerKey{}, c)
 }
 

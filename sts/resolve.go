@@ -49,7 +49,7 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 	}
 	x.file = file
 	if x.policy, err = s.compilePolicy(x.policyKind(), file); err != nil {
-		return denied("policy_invalid", err)
+		return denied("policy_invalid", fmt.Errorf("%s: %s: %w", file.Repository, file.Path, err))
 	}
 	return nil
 }
@@ -67,7 +67,7 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 	}
 	issuers, err := s.compileTrustedIssuers(file)
 	if err != nil {
-		return denied("trusted_issuers_invalid", fmt.Errorf("%s: %w", file.Repository, err))
+		return denied("trusted_issuers_invalid", fmt.Errorf("%s: %s: %w", file.Repository, file.Path, err))
 	}
 	if issuers.Allows(x.idToken.Issuer) {
 		return nil
@@ -81,7 +81,8 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 }
 
 // compiled is what a policy's file came to, once: a policy, or the error that
-// every reader of that version gets.
+// every reader of that version gets. Neither knows where the file was: the same
+// one may be somebody else's, too.
 type compiled[T any] struct {
 	policy T
 	err    error
@@ -96,20 +97,26 @@ type policyKey struct {
 }
 
 func (s *Service) compilePolicy(kind trustpolicy.Kind, file *githubapp.File) (*trustpolicy.TrustPolicy, error) {
-	return once(s.policies, policyKey{kind, sha256.Sum256(file.Content)}, func() (*trustpolicy.TrustPolicy, error) {
-		return trustpolicy.Parse(kind, file.Path, file.Content, s.Permissions)
+	return once(s, s.policies, policyKey{kind, sha256.Sum256(file.Content)}, func() (*trustpolicy.TrustPolicy, error) {
+		return trustpolicy.Parse(kind, "", file.Content, s.Permissions)
 	})
 }
 
 func (s *Service) compileTrustedIssuers(file *githubapp.File) (*trustpolicy.TrustedIssuers, error) {
-	return once(s.trustedIssuers, sha256.Sum256(file.Content), func() (*trustpolicy.TrustedIssuers, error) {
-		return trustpolicy.ParseTrustedIssuers(file.Path, file.Content)
+	return once(s, s.trustedIssuers, sha256.Sum256(file.Content), func() (*trustpolicy.TrustedIssuers, error) {
+		return trustpolicy.ParseTrustedIssuers("", file.Content)
 	})
 }
 
 // once returns what compile came to the first time, for as long as the cache
-// has it.
-func once[K comparable, T any](cache *lru.Cache[K, compiled[T]], key K, compile func() (T, error)) (T, error) {
+// has it. One file is compiled at a time, so that a thousand requests for one
+// that is costly to compile cost no more than one.
+func once[K comparable, T any](s *Service, cache *lru.Cache[K, compiled[T]], key K, compile func() (T, error)) (T, error) {
+	if c, ok := cache.Get(key); ok {
+		return c.policy, c.err
+	}
+	s.compiling.Lock()
+	defer s.compiling.Unlock()
 	c, ok := cache.Get(key)
 	if !ok {
 		c.policy, c.err = compile()

@@ -77,11 +77,22 @@ func consistsOf(s, punctuation string) bool {
 	return true
 }
 
-// clip keeps a hostile value from filling a message.
+// clip keeps a hostile value from filling a message, or from playing with the
+// terminal of whoever reads it: what is not printable ASCII becomes a question
+// mark.
 func clip(s string) string {
 	const most = 100
-	if len(s) <= most {
-		return s
+	if len(s) > most {
+		return printableASCII(s[:most]) + "…"
 	}
-	return s[:most] + "…"
+	return printableASCII(s)
+}
+
+func printableASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
 }

@@ -86,3 +86,16 @@ func FuzzParseScope(f *testing.F) {
 		}
 	})
 }
+
+// What strangers send is written into logs and messages, and read by people.
+func TestClip(t *testing.T) {
+	for in, want := range map[string]string{
+		"acme/app":                "acme/app",
+		"a\x1b[2Jb\u009bc\u202ed": "a?[2Jb?c?d",
+		strings.Repeat("a", 1000): strings.Repeat("a", 100) + "…",
+	} {
+		if got := clip(in); got != want {
+			t.Errorf("clip(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -89,6 +90,7 @@ type Service struct {
 	// Compiled policies and lists of issuers, by content. The caches lock themselves.
 	policies       *lru.Cache[policyKey, compiled[*trustpolicy.TrustPolicy]]
 	trustedIssuers *lru.Cache[[sha256.Size]byte, compiled[*trustpolicy.TrustedIssuers]]
+	compiling      sync.Mutex // held by whoever compiles
 
 	// unverified logs, at a bounded rate, exchanges whose caller never became
 	// known. All of them are counted.

@@ -123,7 +123,7 @@ func exchange(ctx context.Context, client *http.Client, base *url.URL, scope, id
 		if json.Unmarshal(body, &refusal) != nil || refusal.Message == "" {
 			return nil, fmt.Errorf("the answer was HTTP status %d", status)
 		}
-		return nil, fmt.Errorf("%s (HTTP status %d)", refusal.Message, status)
+		return nil, fmt.Errorf("%s (HTTP status %d)", printable(refusal.Message), status)
 	}
 	answer := &granted{}
 	if err := json.Unmarshal(body, answer); err != nil || answer.Token == "" {

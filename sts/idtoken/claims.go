@@ -57,8 +57,8 @@ func textClaim(name string, value any, most int) (string, error) {
 		return "", badClaim("%s is empty", name)
 	case len(text) > most:
 		return "", badClaim("%s is longer than %d bytes", name, most)
-	case strings.ContainsFunc(text, unicode.IsControl):
-		return "", badClaim("%s has a control character", name)
+	case strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) }):
+		return "", badClaim("%s has a control or format character", name)
 	}
 	return text, nil
 }

@@ -67,6 +67,8 @@ func TestVerifyClaims(t *testing.T) {
 		{"aud has a number", object{"aud": []any{"a", 1}}, ReasonClaims},
 		{"aud has an array", object{"aud": []any{[]string{"a"}}}, ReasonClaims},
 		{"aud has a control character", object{"aud": "a\tb"}, ReasonClaims},
+		{"sub that writes backwards", object{"sub": "repo:a/b\u202ex"}, ReasonClaims},
+		{"sub with a C1 control character", object{"sub": "repo:a/b\u009b"}, ReasonClaims},
 		{"aud with 32 entries", object{"aud": strings.Split(strings.Repeat("a", 32), "")}, ""},
 		{"aud with 33 entries", object{"aud": strings.Split(strings.Repeat("a", 33), "")}, ReasonClaims},
 		{"an odd audience more", object{"aud": []string{"sts.example.com", "urn:{odd} $(x)"}}, ""},
