@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-const maxURLSize = 2048 // bytes
+const maxURLSize = 512 // bytes; what the audit log keeps of an issuer whole
 
 // CheckIssuerURL says whether an issuer can be listed under this URL (OpenID Connect Discovery 1.0 section 3, OpenID
 // Connect Core 1.0 section 2), and what to change where it cannot.
