@@ -56,7 +56,7 @@ func readSegments(dir string, since time.Time, yield func(Record, error) bool) e
 		next := s.first
 		more, err := readSegment(s.path, isLast, func(line []byte, e Entry) bool {
 			next++
-			return e.Time.Before(since) || yield(Record{next - 1, line, e}, nil)
+			return !since.IsZero() && e.Time.Before(since) || yield(Record{next - 1, line, e}, nil)
 		})
 		if err != nil || !more {
 			return err
