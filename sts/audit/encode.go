@@ -314,7 +314,8 @@ func appendNumber(dst []byte, s string) []byte {
 		return strconv.AppendInt(dst, i, 10)
 	}
 	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || !strings.ContainsAny(s, ".eE") {
+	isLong := math.Abs(f) > 1<<53-1 && math.Abs(f) < 1e21 // ECMAScript would write it as an integer, too
+	if err != nil || isLong || !strings.ContainsAny(s, ".eE") {
 		return appendString(dst, s)
 	}
 	return appendFloat(dst, f)
