@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -27,35 +29,44 @@ These commands use the functions that the exchange uses: they cannot disagree.`,
 }
 
 func newLintCommand() *cobra.Command {
-	output := ""
+	output, organization := "", false
 	c := &cobra.Command{
 		Use:   "lint FILE...",
 		Short: "Check policy files and lists of trusted issuers",
 		Long: `Check policy files and lists of trusted issuers.
 
 An error is what makes the exchange refuse a file; a warning is what is allowed
-and seldom meant. Exit status: 0 no errors, 1 errors, 2 wrong usage.`,
-		Example: "  octo-sts policy lint .github/chainguard/*.yaml",
-		Args:    cobra.MinimumNArgs(1),
+and seldom meant.
+
+A policy is read as a repository's own, or as an organization's where its path
+shows a checkout of the repository .github (…/.github/.github/chainguard/FILE) or
+where it has the key repositories. In a checkout of the organization's policy
+repository a relative path does not show that: use --organization there.
+
+Exit status: 0 no errors, 1 errors, 2 wrong usage.`,
+		Example: `  octo-sts policy lint .github/chainguard/*.yaml
+  octo-sts policy lint --organization .github/chainguard/*.yaml`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output %q: want text or json", output)
 			}
-			return lint(cmd.OutOrStdout(), files, output)
+			return lint(cmd.OutOrStdout(), files, organization, output)
 		},
 	}
+	c.Flags().BoolVar(&organization, "organization", false, "the policies are an organization's, from its policy repository")
 	c.Flags().StringVar(&output, "output", "text", "text or json (one finding a line)")
 	return c
 }
 
-func lint(w io.Writer, files []string, output string) error {
+func lint(w io.Writer, files []string, organization bool, output string) error {
 	errorsFound := 0
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("reading the policy: %w", err)
 		}
-		for _, f := range trustpolicy.Lint(file, data, trustpolicy.GitHubPermissions()) {
+		for _, f := range findings(file, data, organization) {
 			if f.Severity == trustpolicy.Error {
 				errorsFound++
 			}
@@ -68,6 +79,14 @@ func lint(w io.Writer, files []string, output string) error {
 		return errNo
 	}
 	return nil
+}
+
+func findings(file string, data []byte, organization bool) []trustpolicy.Finding {
+	// The list of trusted issuers is no policy, and stands in the same directory.
+	if organization && filepath.Base(file) != trustpolicy.TrustedIssuersFile {
+		return trustpolicy.LintKind(trustpolicy.Organization, file, data, trustpolicy.GitHubPermissions())
+	}
+	return trustpolicy.Lint(file, data, trustpolicy.GitHubPermissions())
 }
 
 func printFinding(w io.Writer, file string, f trustpolicy.Finding, output string) error {
@@ -166,13 +185,13 @@ func (o *explainOptions) print(w io.Writer, policy *trustpolicy.TrustPolicy, d t
 		if !c.OK {
 			verdict = "NO"
 		}
-		fmt.Fprintf(table, "%s\t%s\tthe policy wants\t%s\n\t\tthe token has\t%s\n", verdict, c.Field, c.Want, c.Got)
+		fmt.Fprintf(table, "%s\t%s\tthe policy wants\t%s\n\t\tthe token has\t%s\n", verdict, printable(c.Field), asWritten(c.Want), printable(c.Got))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	for _, hint := range d.Hints() {
-		fmt.Fprintf(w, "hint: %s\n", hint)
+		fmt.Fprintf(w, "hint: %s\n", printable(hint))
 	}
 	if !d.Granted {
 		_, err := fmt.Fprintln(w, "The policy would refuse this token.")
@@ -180,4 +199,9 @@ func (o *explainOptions) print(w io.Writer, policy *trustpolicy.TrustPolicy, d t
 	}
 	_, err := fmt.Fprintf(w, "The policy would grant this token: %s\n", formatPermissions(policy.Permissions()))
 	return err
+}
+
+// asWritten is printable for a pattern, whose backslashes are to be read as the policy has them.
+func asWritten(pattern string) string {
+	return strings.ReplaceAll(printable(pattern), `\\`, `\`)
 }

@@ -179,6 +179,30 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	}
 }
 
+// A new segment that cannot be opened, since other parts of the process use up all descriptors, is waited for like a full
+// disk: nothing was written, so nothing is uncertain.
+func TestNoDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	out, err := childCommand(t, "descriptors", dir).Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var want, entries []string
+	for round := range 3 {
+		name := filepath.Join(dir, segmentName(uint64(2*round+1)))
+		want = append(want, fmt.Sprintf("before%d: ok %d", round, 2*round), fmt.Sprintf("without%d: full 0", round),
+			"no room for the audit log: making "+name+", for want of file descriptors or memory and not of disk space: too many open files",
+			fmt.Sprintf("after%d: ok %d", round, 2*round+1))
+		entries = append(entries, fmt.Sprint("before", round), fmt.Sprint("after", round))
+	}
+	if diff := cmp.Diff(append(want, "close: <nil>"), strings.Split(strings.TrimSpace(string(out)), "\n")); diff != "" {
+		t.Fatalf("what the child saw (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(entries, readIDs(t, Read(dir), 0)); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
 // Real system calls that fail, by strace's fault injection, on the segment that the child makes and on the lock file, which
 // is what probes a full disk.
 func TestInjectedFaults(t *testing.T) {
@@ -202,6 +226,9 @@ func TestInjectedFaults(t *testing.T) {
 		{name: "write fails with EFBIG", inject: "write:error=EFBIG", want: failed},
 		{name: "write fails with ENOSPC", inject: "write,pwrite64:error=ENOSPC", want: full},
 		{name: "write fails with EDQUOT", inject: "write,pwrite64:error=EDQUOT", want: full},
+		{name: "the segment is not made, ENFILE", inject: "openat:error=ENFILE", want: full},
+		{name: "the segment is not made, ENOMEM", inject: "openat:error=ENOMEM", want: full},
+		{name: "the segment is not made, ENOSPC", inject: "openat:error=ENOSPC", want: full},
 		{name: "sync takes long", inject: "fdatasync:delay_enter=3000000:when=1", env: []string{"AUDIT_TEST_STALL=100ms", "AUDIT_TEST_AWAIT=1"},
 			want: []string{"append: stalled 0", "err: stalled", "append: stalled 0", "err: stalled", "append: stalled 0", "err: stalled",
 				"afterwards: ok", "close: <nil>"},
@@ -216,8 +243,12 @@ func TestInjectedFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 			call, _, _ := strings.Cut(test.inject, ":")
+			segment, lock := filepath.Join(dir, segmentName(2)), filepath.Join(dir, lockName)
+			if call == "openat" {
+				segment, lock = segmentName(2), segmentName(2) // as it is called in the directory
+			}
 			cmd := childCommand(t, "steps", dir, strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+call, "-e", "inject="+test.inject,
-				"-P", filepath.Join(dir, segmentName(2)), "-P", filepath.Join(dir, lockName))
+				"-P", segment, "-P", lock)
 			cmd.Env = append(cmd.Env, test.env...)
 			out, err := cmd.Output()
 			if err != nil {

@@ -17,7 +17,8 @@ import (
 var (
 	// ErrLocked: another process has the log open.
 	ErrLocked = errors.New("the audit log is open in another process")
-	// ErrFull: the disk or the quota has no room. Nothing is accepted until there is some, then by itself again.
+	// ErrFull: the disk or the quota has no room, or there is no file descriptor or memory to make the next segment with;
+	// the text says which. Nothing is accepted until there is some, then by itself again.
 	ErrFull = errors.New("no room for the audit log")
 	// ErrStalled: the disk has not answered for ten seconds. Nothing is accepted until it does, then by itself again.
 	ErrStalled = errors.New("the disk does not answer the audit log")
@@ -59,10 +60,11 @@ type Config struct {
 
 // Log appends to an audit log. Its methods may be called by many goroutines at once.
 type Log struct {
-	config Config
-	lock   *os.File
-	stall  time.Duration
-	lines  sync.Pool // of *[]byte, to encode into
+	config    Config
+	directory *os.File // open all the time, so that a new segment needs no descriptor but its own
+	lock      *os.File
+	stall     time.Duration
+	lines     sync.Pool // of *[]byte, to encode into
 
 	wake    chan struct{} // capacity 1: there is a queue, or closed was set
 	stopped chan struct{} // closed when the writer has ended
@@ -93,7 +95,8 @@ type batch struct {
 
 // Open makes the log ready for appending: it takes the lock (ErrLocked where another process has it), makes what an
 // earlier process left durable, cuts off a write that it did not finish, and starts a new segment. ctx bounds the
-// opening alone; the log is open until Close. A full disk is no error here: Err says so until there is room.
+// opening alone; the log is open until Close. A full disk is no error here, once the log was read: Err says so until
+// there is room.
 //
 // Segments that are damaged in a way that no crash explains, that overlap or leave a gap, are an error that names
 // them. The first segment need not begin with entry 0: older ones may have been moved away.
@@ -133,6 +136,14 @@ func open(ctx context.Context, c Config, stall time.Duration) (_ *Log, err error
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 	}
+	if l.directory, err = os.Open(c.Directory); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.directory.Close())
+		}
+	}()
 	if l.lock, err = lockDirectory(c.Directory); err != nil {
 		return nil, err
 	}
@@ -144,9 +155,9 @@ func open(ctx context.Context, c Config, stall time.Duration) (_ *Log, err error
 	if l.next, err = recoverDirectory(ctx, c.Directory, c.Logger); err != nil {
 		return nil, err
 	}
-	if l.segment, err = createSegment(c.Directory, l.next); errors.Is(err, ErrFull) {
+	if l.segment, err = createSegment(l.directory, l.next); errors.Is(err, ErrFull) {
 		l.err = err
-		c.Logger.Error("audit log: no room on the disk; refusing entries until there is", zap.Error(err))
+		c.Logger.Error("audit log: no room; refusing entries until there is", zap.Error(err))
 	} else if err != nil {
 		return nil, err
 	}
@@ -230,7 +241,7 @@ func (l *Log) Close() error {
 	if l.segment != nil {
 		err = l.segment.file.Close()
 	}
-	if err = errors.Join(err, l.lock.Close()); err != nil {
+	if err = errors.Join(err, l.directory.Close(), l.lock.Close()); err != nil {
 		return fmt.Errorf("closing audit log: %w", err)
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The tests run this binary again as another process, to kill it or to have strace fail its system calls.
@@ -23,6 +25,8 @@ func TestMain(m *testing.M) {
 		childLoad()
 	case "steps":
 		childSteps()
+	case "descriptors":
+		childDescriptors()
 	}
 }
 
@@ -77,6 +81,43 @@ func childSteps() {
 			_, err = l.Append(context.Background(), Entry{Kind: Intent, RequestID: "afterwards"})
 		}
 		fmt.Println("afterwards: ok")
+	}
+	fmt.Println("close:", l.Close())
+}
+
+// childDescriptors appends with segments of one entry each, in between without a file descriptor to spare, and prints
+// what became of each. A limit of 0 leaves open files alone and lets no other be opened.
+func childDescriptors() {
+	l, err := Open(context.Background(), Config{Directory: os.Getenv("AUDIT_TEST_DIR"), SegmentSize: 1})
+	if err != nil {
+		fmt.Println("open:", err)
+		return
+	}
+	step := func(id string) {
+		index, err := l.Append(context.Background(), Entry{Kind: Intent, RequestID: id})
+		fmt.Printf("%s: %s %d\n", id, nameOf(err), index)
+	}
+	var limit unix.Rlimit
+	limitTo := func(n uint64) {
+		err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: limit.Max})
+		if err != nil {
+			fmt.Println("setrlimit:", err)
+		}
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		fmt.Println("getrlimit:", err)
+	}
+	for round := range 3 {
+		step(fmt.Sprint("before", round))
+		limitTo(0)
+		step(fmt.Sprint("without", round))
+		time.Sleep(2 * probeInterval) // the probe finds nothing better
+		fmt.Println(l.Err())
+		limitTo(limit.Cur)
+		for deadline := time.Now().Add(30 * time.Second); l.Err() != nil && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		step(fmt.Sprint("after", round))
 	}
 	fmt.Println("close:", l.Close())
 }

@@ -65,16 +65,24 @@ type segment struct {
 }
 
 // createSegment makes the segment that begins with entry first, and makes its name durable. An empty file of that name
-// is used: an earlier start may have left it, or an earlier try on a full disk. ErrFull: nothing was made.
-func createSegment(dir string, first uint64) (_ *segment, err error) {
-	s := &segment{path: filepath.Join(dir, segmentName(first))}
-	s.file, err = os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o640)
-	if isFull(err) {
-		return nil, fmt.Errorf("%w: %w", ErrFull, err)
-	} else if err != nil {
-		return nil, err
+// is used: an earlier start may have left it, or an earlier try without room. ErrFull: nothing was written, and the same
+// call may succeed later. dir is the open directory: making a segment needs one file descriptor and no second one.
+func createSegment(dir *os.File, first uint64) (_ *segment, err error) {
+	name := segmentName(first)
+	s := &segment{path: filepath.Join(dir.Name(), name)}
+	err = retryInterrupted(func() (err error) {
+		s.fd, err = unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
+		return err
+	})
+	switch {
+	case isFull(err):
+		return nil, fmt.Errorf("%w: making %s: %w", ErrFull, s.path, err)
+	case isExhausted(err):
+		return nil, fmt.Errorf("%w: making %s, for want of file descriptors or memory and not of disk space: %w", ErrFull, s.path, err)
+	case err != nil:
+		return nil, fmt.Errorf("making %s: %w", s.path, err)
 	}
-	s.fd = int(s.file.Fd())
+	s.file = os.NewFile(uintptr(s.fd), s.path)
 	var st unix.Stat_t
 	if err = unix.Fstat(s.fd, &st); err == nil {
 		s.dev, s.ino = st.Dev, st.Ino
@@ -83,7 +91,8 @@ func createSegment(dir string, first uint64) (_ *segment, err error) {
 		}
 	}
 	if err == nil {
-		err = syncDirectory(dir)
+		// Not tried again where it fails, whatever the reason: only the first fsync(2) after a fault tells of it.
+		err = dir.Sync()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.file.Close())
@@ -143,6 +152,12 @@ func (s *segment) inPlace(length int64) error {
 // isFull says whether err means that there is no room now, but may be again: no blocks or inodes, or a quota.
 func isFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// isExhausted says whether err means that the process or the machine can open no file now, but may again: no file
+// descriptor (of the process or of the machine) or no memory.
+func isExhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // syncDirectory makes the names in dir durable.

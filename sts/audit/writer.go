@@ -167,7 +167,7 @@ func (l *Log) ensureSegment() error {
 	if l.segment != nil {
 		return nil
 	}
-	s, err := createSegment(l.config.Directory, l.Size())
+	s, err := createSegment(l.directory, l.Size())
 	l.segment = s
 	return err
 }
@@ -176,7 +176,7 @@ func (l *Log) ensureSegment() error {
 func (l *Log) refuse(err error) {
 	switch {
 	case errors.Is(err, ErrFull):
-		l.config.Logger.Error("audit log: no room on the disk; refusing entries until there is", zap.Error(err))
+		l.config.Logger.Error("audit log: no room; refusing entries until there is", zap.Error(err))
 	case errors.Is(err, ErrStalled):
 		l.config.Logger.Error("audit log: the disk does not answer; refusing entries until it does", zap.Error(err))
 	default:
@@ -213,7 +213,7 @@ func (l *Log) stalled(b *batch) {
 	l.settle(b, err)
 }
 
-// probe tries whether a full disk has room again: for a new segment where one is needed, and for the bytes of two of the
+// probe tries whether there is room again: for a new segment where one is needed, and for the bytes of two of the
 // longest lines, in the lock file, since a segment holds nothing but entries.
 func (l *Log) probe() {
 	err := l.ensureSegment()

@@ -12,8 +12,15 @@ import (
 type Problem struct {
 	File    string // "" for input that is no file
 	Line    int    // counted from 1; 0 where it is unknown
-	Message string // what is wrong and what to do, without file and line
+	Message string // what is wrong and what to do, without file and line; printable, and one line
+
+	// more: the problem stands for so many others that are not reported.
+	more int
 }
+
+// MaxProblems is how many problems of one file are reported; one more then says how many others there are. A longer
+// report would help nobody who reads it, and somebody who wants it to cost something.
+const MaxProblems = 50
 
 // String returns "file:line: message", without the parts that are unknown.
 func (p Problem) String() string {
@@ -28,8 +35,8 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Message)
 }
 
-// Problems is the error that Decode and its callers return: every fault that was
-// found, in the order of the file.
+// Problems is the error that Decode and its callers return: the faults that were
+// found, at most MaxProblems and one that counts the others, in the order of the file.
 type Problems []Problem
 
 // Error returns one problem a line.
@@ -42,20 +49,31 @@ func (ps Problems) Error() string {
 }
 
 // Join adds what a caller found to the error that Decode returned (which may be
-// nil) and sorts by line. The result is nil where there is no problem at all,
-// and Problems otherwise.
+// nil), sorts by line, and leaves out what is over MaxProblems. The result is nil
+// where there is no problem at all, and Problems otherwise.
 func Join(err error, more Problems) error {
 	var ps Problems
 	if err != nil && !errors.As(err, &ps) {
 		ps = Problems{{Message: err.Error()}}
 	}
-	ps = append(slices.Clip(ps), more...)
+	ps = slices.Concat(ps, more) // a copy, to be sorted
 	if len(ps) == 0 {
 		return nil
 	}
+	leftOut := 0
+	ps = slices.DeleteFunc(ps, func(p Problem) bool {
+		leftOut += p.more
+		return p.more > 0
+	})
 	slices.SortStableFunc(ps, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
+	leftOut += max(0, len(ps)-MaxProblems)
+	ps = ps[:min(len(ps), MaxProblems)]
+	if leftOut > 0 {
+		last := ps[len(ps)-1] // its line keeps the count at the end wherever the report is sorted again
+		ps = append(ps, Problem{File: last.File, Line: last.Line, Message: fmt.Sprintf("and %d more problems", leftOut), more: leftOut})
+	}
 	return ps
 }
 
@@ -68,8 +86,13 @@ func Nearest(name string, known []string) string {
 		return ""
 	}
 	best, bestDistance := "", len(name)/3+1
+	folded := fold(name)
 	for _, k := range known {
-		if d := distance(fold(name), fold(k)); d < bestDistance {
+		candidate := fold(k)
+		if n := len(folded) - len(candidate); n >= bestDistance || -n >= bestDistance {
+			continue // so many edits at least
+		}
+		if d := distance(folded, candidate); d < bestDistance {
 			best, bestDistance = k, d
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	nodes "go.yaml.in/yaml/v3"
 )
@@ -160,9 +161,17 @@ func clip(s string) string {
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "") + "…"
 	}
+	return printable(s)
+}
+
+// printable replaces what could forge a line of a report or steer a terminal.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if strconv.IsPrint(r) {
+		switch {
+		case strconv.IsPrint(r):
 			return r
+		case unicode.IsSpace(r):
+			return ' '
 		}
 		return '�'
 	}, s)

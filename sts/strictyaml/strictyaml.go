@@ -63,7 +63,7 @@ func Decode(file string, data []byte, v any) (*Document, error) {
 	}
 	root, problem := parse(data)
 	if problem != nil {
-		problem.File = file
+		problem.File, problem.Message = file, printable(problem.Message)
 		return nil, Problems{*problem}
 	}
 	w := &walker{file: file, lines: map[string]int{"": root.Line}}
@@ -179,9 +179,10 @@ func (d *Document) Line(path string) int {
 	}
 }
 
-// Problemf makes a Problem at path.
+// Problemf makes a Problem at path. Characters of the message that cannot be printed,
+// line breaks among them, are replaced: it may quote the file.
 func (d *Document) Problemf(path, format string, args ...any) Problem {
-	p := Problem{Line: d.Line(path), Message: fmt.Sprintf(format, args...)}
+	p := Problem{Line: d.Line(path), Message: printable(fmt.Sprintf(format, args...))}
 	if d != nil {
 		p.File = d.file
 	}

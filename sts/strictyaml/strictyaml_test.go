@@ -209,8 +209,34 @@ func TestReportIsBounded(t *testing.T) {
 	var got config
 	_, err := strictyaml.Decode("", []byte(file.String()), &got)
 	var ps strictyaml.Problems
-	if !errors.As(err, &ps) || len(ps) != 101 || ps[100].Message != "and 4900 more problems" {
+	if !errors.As(err, &ps) || len(ps) != strictyaml.MaxProblems+1 || ps[strictyaml.MaxProblems].Message != "and 4950 more problems" {
 		t.Errorf("got %d problems, the last %q", len(ps), ps[len(ps)-1])
+	}
+	// What the caller adds is cut as well, and the count stays one line, at the end.
+	var more strictyaml.Problems
+	for i := range 60 {
+		more = append(more, strictyaml.Problem{Line: 10 + i, Message: "more"})
+	}
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{{err, "and 5010 more problems"}, {nil, "and 10 more problems"}} {
+		if err := strictyaml.Join(tc.err, more); !errors.As(err, &ps) || len(ps) != 51 || ps[50].Message != tc.want || ps[50].Line < ps[49].Line {
+			t.Errorf("joined: %d problems, the last %q, want %q", len(ps), ps[len(ps)-1], tc.want)
+		}
+	}
+	if err := strictyaml.Join(nil, more[:50]); !errors.As(err, &ps) || len(ps) != 50 {
+		t.Errorf("50 problems became %d", len(ps))
+	}
+}
+
+// TestOneLineEach holds that no file can forge a line of the report, or steer the terminal that shows it.
+func TestOneLineEach(t *testing.T) {
+	var got config
+	doc, err := strictyaml.Decode("f", []byte("\"a\\nf:9: forged\\e[2J\": x\nlabels: {\"b\\r\\n\\u202e\": [1]}\n"), &got)
+	err = strictyaml.Join(err, strictyaml.Problems{doc.Problemf("labels", "labels.%s is bad", "b\n\x1b[2J")})
+	if n := strings.Count(err.Error(), "\n"); n != 2 || strings.ContainsAny(err.Error(), "\x1b\r\u202e") {
+		t.Errorf("%d line breaks, want 2, in %q", n, err)
 	}
 }
 

@@ -15,10 +15,9 @@ import (
 )
 
 const (
-	maxProblems = 100 // a report that nobody could read to its end helps nobody
-	maxKey      = 256 // bytes
-	maxDepth    = 32  // below it only fields of type any can lead
-	maxNodes    = 50_000
+	maxKey   = 256 // bytes
+	maxDepth = 32  // below it only fields of type any can lead
+	maxNodes = 50_000
 )
 
 // walker compares a document with the type that it is to fill, notes lines and
@@ -27,23 +26,25 @@ type walker struct {
 	file     string
 	lines    map[string]int
 	problems Problems
-	dropped  int // problems beyond maxProblems
+	dropped  int // problems beyond MaxProblems
 	nodes    int // seen by structure
 }
 
 func (w *walker) add(line int, format string, args ...any) {
-	if len(w.problems) == maxProblems {
+	if w.full() {
 		w.dropped++
 		return
 	}
-	w.problems = append(w.problems, Problem{File: w.file, Line: line, Message: fmt.Sprintf(format, args...)})
+	w.problems = append(w.problems, Problem{File: w.file, Line: line, Message: printable(fmt.Sprintf(format, args...))})
 }
+
+// full reports whether further problems are only counted, so that they are not worth any work.
+func (w *walker) full() bool { return len(w.problems) == MaxProblems }
 
 func (w *walker) all() error {
 	if w.dropped > 0 {
-		w.problems = append(w.problems, Problem{File: w.file, Message: fmt.Sprintf("and %d more problems", w.dropped)})
+		w.problems = append(w.problems, Problem{File: w.file, more: w.dropped})
 		w.dropped = 0
-		return w.problems
 	}
 	return Join(nil, w.problems)
 }
@@ -179,6 +180,10 @@ func (w *walker) mapping(n *nodes.Node, fields map[string]reflect.Type, elem ref
 }
 
 func (w *walker) unknown(key *nodes.Node, fields map[string]reflect.Type, path string) {
+	if w.full() {
+		w.dropped++
+		return
+	}
 	where := ""
 	if path != "" {
 		where = " in " + clip(path)

@@ -59,6 +59,16 @@ func (c Catalog) Names() []string { return slices.Sorted(maps.Keys(c.levels)) }
 // a name that the catalog does not know.
 func (c Catalog) Levels(name string) []string { return slices.Clone(c.levels[name]) }
 
+// OfOrganization reports whether the permission name is one over the organization or
+// the enterprise as a whole, its people and its settings, and not over repositories. It
+// goes by GitHub's way of naming them, so that it also holds for permissions that With
+// added (https://docs.github.com/rest/authentication/permissions-required-for-github-apps).
+func (c Catalog) OfOrganization(name string) bool {
+	return name == "members" || name == "team_discussions" ||
+		strings.HasPrefix(name, "organization_") || strings.HasPrefix(name, "enterprise_") ||
+		strings.HasSuffix(name, "_for_organizations") || strings.HasSuffix(name, "_for_enterprises")
+}
+
 // Check returns an error that says what to write instead where there is no such
 // permission or no such level of it.
 func (c Catalog) Check(name, level string) error {
@@ -66,11 +76,11 @@ func (c Catalog) Check(name, level string) error {
 	switch {
 	case !known:
 		if near := strictyaml.Nearest(name, c.Names()); near != "" {
-			return fmt.Errorf("unknown permission %q: did you mean %s?", name, near)
+			return fmt.Errorf("unknown permission %s: did you mean %s?", quote(name), near)
 		}
-		return fmt.Errorf("unknown permission %q: GitHub's names are at https://docs.github.com/rest/apps/apps#create-an-installation-access-token-for-an-app", name)
+		return fmt.Errorf("unknown permission %s: GitHub's names are at https://docs.github.com/rest/apps/apps#create-an-installation-access-token-for-an-app", quote(name))
 	case !slices.Contains(levels, level):
-		return fmt.Errorf("permission %s has no level %q: it has %s", name, level, strings.Join(levels, ", "))
+		return fmt.Errorf("permission %s has no level %s: it has %s", name, quote(level), strings.Join(levels, ", "))
 	}
 	return nil
 }

@@ -70,11 +70,19 @@ func (c *compiler) pattern(path, pattern string) *regexp.Regexp {
 
 func (c *compiler) issuerURL(path, issuer string) {
 	if err := checkIssuer(issuer); err != nil {
-		c.add(path, "%s %q %v", path, issuer, err)
+		c.add(path, "%s %s %v", path, quote(issuer), err)
 	}
 }
 
-func (c *compiler) permissions(permissions map[string]string, known Catalog) map[string]string {
+// limit reports and empties a mapping that has more than most keys.
+func (c *compiler) limit(key, what string, mapping *map[string]string, most int) {
+	if n := len(*mapping); n > most {
+		c.add(key, "%s names %d %s, over the limit of %d", key, n, what, most)
+		*mapping = nil
+	}
+}
+
+func (c *compiler) permissions(kind Kind, permissions map[string]string, known Catalog) map[string]string {
 	switch {
 	case !c.doc.Has("permissions"):
 		c.add("", "permissions is missing: name each permission that the token gets")
@@ -83,16 +91,23 @@ func (c *compiler) permissions(permissions map[string]string, known Catalog) map
 		c.add("permissions", "permissions is empty: name each permission that the token gets")
 	}
 	for _, name := range slices.Sorted(maps.Keys(permissions)) {
+		path := "permissions." + name
 		if err := known.Check(name, permissions[name]); err != nil {
-			c.add("permissions."+name, "%v", err)
+			c.add(path, "%v", err)
+		} else if kind == Repository && known.OfOrganization(name) {
+			// Or else anybody who can write to one repository could make himself an owner of all.
+			c.add(path, "permission %s reaches beyond this repository: a policy that grants it must stand in the organization's policy repository, and be asked for with the organization as scope", name)
 		}
 	}
 	return permissions
 }
 
 // repositoryName follows GitHub: letters, digits, dots, dashes, underscores, at
-// most 100 of them.
-var repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
+// most 100 of them. reservedName is what GitHub gives a meaning of its own.
+var (
+	repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
+	reservedName   = regexp.MustCompile(`(?i)^\.\.?$|\.git$|\.wiki$`)
+)
 
 func (c *compiler) repositories(kind Kind, names []string) []string {
 	const key = "repositories"
@@ -114,11 +129,11 @@ func (c *compiler) repositories(kind Kind, names []string) []string {
 		folded := strings.ToLower(name) // GitHub's names differ in more than case
 		switch {
 		case strings.Contains(name, "/"):
-			c.add(path, "%s %q has a slash: write the name alone, a policy reaches no other organization", path, name)
+			c.add(path, "%s %s has a slash: write the name alone, a policy reaches no other organization", path, quote(name))
 		case name == "*":
 			c.add(path, "%s is *: leave repositories out for all of the organization's", path)
-		case !repositoryName.MatchString(name) || name == "." || name == "..":
-			c.add(path, "%s %q is no name that GitHub gives a repository", path, name)
+		case !repositoryName.MatchString(name) || reservedName.MatchString(name):
+			c.add(path, "%s %s is no name that GitHub gives a repository", path, quote(name))
 		case seen[folded]:
 			c.add(path, "%s %q is named twice", path, name)
 		}
@@ -173,9 +188,9 @@ func compilePattern(p string) (*regexp.Regexp, int, error) {
 	tree, err := syntax.Parse(p, syntax.Perl)
 	if err != nil {
 		if strings.HasPrefix(p, "*") || strings.Contains(p, "**") {
-			return nil, 0, fmt.Errorf("is no valid pattern: %v; it looks like a glob, and patterns are regular expressions (https://github.com/google/re2/wiki/Syntax)", err)
+			return nil, 0, fmt.Errorf("is no valid pattern: %s; it looks like a glob, and patterns are regular expressions (https://github.com/google/re2/wiki/Syntax)", shorten(err.Error()))
 		}
-		return nil, 0, fmt.Errorf("is no valid pattern: %v", err)
+		return nil, 0, fmt.Errorf("is no valid pattern: %s", shorten(err.Error()))
 	}
 	size := min(states(tree)+classes(tree), maxProgram+1)
 	if size > maxProgram {
@@ -183,7 +198,7 @@ func compilePattern(p string) (*regexp.Regexp, int, error) {
 	}
 	re, err := regexp.Compile("^(?:" + p + ")$")
 	if err != nil { // \Q without \E takes our parenthesis in
-		return nil, size, fmt.Errorf("is no valid pattern: it cannot be anchored at both ends: %v", err)
+		return nil, size, fmt.Errorf("is no valid pattern: it cannot be anchored at both ends: %s", shorten(err.Error()))
 	}
 	return re, size, nil
 }

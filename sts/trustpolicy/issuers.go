@@ -58,7 +58,7 @@ func parseTrustedIssuers(file string, data []byte) (*TrustedIssuers, *trustedIss
 	if raw.Mode != nil {
 		t.audit = *raw.Mode == "audit"
 		if !t.audit && *raw.Mode != "enforce" {
-			c.add("mode", "mode is %q: it must be enforce or audit", *raw.Mode)
+			c.add("mode", "mode is %s: it must be enforce or audit", quote(*raw.Mode))
 		}
 	}
 	if len(raw.Issuers)+len(raw.IssuerPatterns) == 0 && err == nil {

@@ -59,7 +59,7 @@ type Finding struct {
 }
 
 // Lint reads a file of .github/chainguard and returns its findings in the order of
-// the lines; none for a good file. Every Error is a problem of Parse or
+// the lines; none for a good file. Every Error is a problem of Parse or of
 // ParseTrustedIssuers, and the other way round.
 //
 // path tells what the file is. trusted-token-issuers.yaml is that list. A policy is
@@ -140,7 +140,8 @@ type linter struct {
 }
 
 func (l *linter) warn(path, rule, format string, args ...any) {
-	l.findings = append(l.findings, Finding{Line: l.doc.Line(path), Severity: Warning, Rule: rule, Message: fmt.Sprintf(format, args...)})
+	p := l.doc.Problemf(path, format, args...)
+	l.findings = append(l.findings, Finding{Line: p.Line, Severity: Warning, Rule: rule, Message: p.Message})
 }
 
 func (l *linter) file(rule, format string, args ...any) {

@@ -111,7 +111,7 @@ func TestLint(t *testing.T) {
 }
 
 func TestLacking(t *testing.T) {
-	p := parse(t, trustpolicy.Repository, head+"permissions:\n  contents: write\n  issues: read\n  pages: write\n  organization_projects: admin\n")
+	p := parse(t, trustpolicy.Organization, head+"permissions:\n  contents: write\n  issues: read\n  pages: write\n  organization_projects: admin\n")
 	got := p.Lacking(map[string]string{"contents": "read", "issues": "write", "organization_projects": "admin"})
 	if diff := cmp.Diff([]string{"4 warning not-installed", "6 warning not-installed"}, lines(got)); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)

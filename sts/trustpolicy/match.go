@@ -159,11 +159,21 @@ func scalar(value any) (string, bool) {
 	return "", false
 }
 
+// maxQuote is how many bytes of a value a message repeats.
+const maxQuote = 300
+
 // quote quotes a value for a line in a log, and shortens one that would fill it.
 func quote(s string) string {
-	const limit = 300
-	if len(s) > limit {
-		return fmt.Sprintf("%q…", strings.ToValidUTF8(s[:limit], ""))
+	if len(s) > maxQuote {
+		return fmt.Sprintf("%q…", strings.ToValidUTF8(s[:maxQuote], ""))
 	}
 	return fmt.Sprintf("%q", s)
+}
+
+// shorten is quote for what is a sentence already.
+func shorten(s string) string {
+	if len(s) > maxQuote {
+		return strings.ToValidUTF8(s[:maxQuote], "") + "…"
+	}
+	return s
 }

@@ -151,6 +151,9 @@ func TestParseRefuses(t *testing.T) {
 		{"read where only write exists", repo, head + "permissions:\n  workflows: read\n", `permission workflows has no level "read": it has write`},
 		{"boolean level", repo, head + "permissions:\n  contents: true\n", `has no level "true"`},
 		{"empty level", repo, head + "permissions:\n  contents: ''\n", `has no level ""`},
+		{"a permission over the organization", repo, head + "permissions:\n  contents: read\n  organization_secrets: write\n", "p:5: permission organization_secrets reaches beyond this repository: a policy that grants it must stand in the organization's policy repository"},
+		{"its people", repo, head + "permissions: {members: read}\n", "permission members reaches beyond this repository"},
+		{"its plan, with a level that does not exist", repo, head + "permissions: {organization_plan: write}\n", `permission organization_plan has no level "write"`},
 		{"none", repo, head + "permissions:\n  contents: none\n", `has no level "none"`},
 
 		// Repositories.
@@ -162,6 +165,8 @@ func TestParseRefuses(t *testing.T) {
 		{"dot dot", org, head + tail + "repositories: ['..']\n", `".." is no name that GitHub gives`},
 		{"space", org, head + tail + "repositories: ['a b']\n", `is no name that GitHub gives`},
 		{"empty name", org, head + tail + "repositories: ['']\n", `is no name that GitHub gives`},
+		{"a repository's wiki", org, head + tail + "repositories: [app, app.wiki]\n", `repositories[1] "app.wiki" is no name that GitHub gives`},
+		{"a clone URL's end", org, head + tail + "repositories: [app.Git]\n", `"app.Git" is no name that GitHub gives`},
 		{"named twice", org, head + tail + "repositories: [app, App]\n", `repositories[1] "App" is named twice`},
 		{"501 repositories", org, head + tail + "repositories:\n" + names(501), "repositories names 501, over GitHub's limit of 500"},
 
@@ -205,6 +210,30 @@ func TestParseAccepts(t *testing.T) {
 	}
 }
 
+// TestOfOrganization lists, of all that GitHub has, what is not about repositories.
+func TestOfOrganization(t *testing.T) {
+	c := trustpolicy.GitHubPermissions().With(map[string][]string{"organization_later": {"read"}, "repository_later": {"read"}})
+	var others []string
+	for _, name := range c.Names() {
+		file := head + "permissions: {" + name + ": " + c.Levels(name)[0] + "}\n"
+		if _, err := trustpolicy.Parse(trustpolicy.Organization, "p", []byte(file), c); err != nil {
+			t.Errorf("organization's policy: %v", err)
+		}
+		if _, err := trustpolicy.Parse(trustpolicy.Repository, "p", []byte(file), c); (err != nil) != c.OfOrganization(name) {
+			t.Errorf("repository's policy with %s: %v", name, err)
+		}
+		if !c.OfOrganization(name) {
+			others = append(others, name)
+		}
+	}
+	if diff := cmp.Diff(strings.Fields(`actions administration artifact_metadata attestations checks code_quality codespaces contents
+		dependabot_secrets deployments discussions email_addresses environments followers git_ssh_keys gpg_keys interaction_limits issues
+		merge_queues metadata packages pages profile pull_requests repository_custom_properties repository_hooks repository_later
+		repository_projects secret_scanning_alerts secrets security_events single_file starring statuses vulnerability_alerts workflows`), others); diff != "" {
+		t.Errorf("a repository's policy may grant (-want +got):\n%s", diff)
+	}
+}
+
 func TestCatalog(t *testing.T) {
 	c := trustpolicy.GitHubPermissions()
 	if len(c.Names()) < 50 || cmp.Diff([]string{"read", "write"}, c.Levels("contents")) != "" {
@@ -227,7 +256,7 @@ func TestCatalog(t *testing.T) {
 }
 
 func TestCeiling(t *testing.T) {
-	p := parse(t, trustpolicy.Repository, head+"permissions: {contents: write, issues: read, organization_projects: admin}\n")
+	p := parse(t, trustpolicy.Organization, head+"permissions: {contents: write, issues: read, organization_projects: admin}\n")
 	all := map[string]string{"contents": "write", "issues": "write", "organization_projects": "admin", "pages": "read"}
 	with := func(name, level string) map[string]string {
 		m := map[string]string{name: level}

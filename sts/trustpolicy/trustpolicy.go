@@ -41,6 +41,7 @@ import (
 const (
 	MaxPattern      = 4 << 10 // bytes of one pattern or of one exact value
 	MaxClaims       = 64      // keys of claim_pattern
+	MaxPermissions  = 100     // keys of permissions
 	MaxRepositories = 500     // GitHub takes no more in one request for an installation token
 )
 
@@ -115,7 +116,7 @@ type document struct {
 
 // Parse reads and compiles the policy in data. file is only for messages. known
 // holds the permissions that may be asked for. The error is [strictyaml.Problems]
-// and holds every fault of the file.
+// and holds the faults of the file, strictyaml.MaxProblems at most.
 func Parse(kind Kind, file string, data []byte, known Catalog) (*TrustPolicy, error) {
 	p, _, _, err := parse(kind, file, data, known)
 	return p, err
@@ -130,11 +131,14 @@ func parse(kind Kind, file string, data []byte, known Catalog) (*TrustPolicy, *d
 		return nil, nil, nil, err
 	}
 	c := &compiler{doc: doc}
+	// What is over a limit is reported once and not looked at, neither here nor by lint.
+	c.limit("claim_pattern", "claims", &raw.ClaimPattern, MaxClaims)
+	c.limit("permissions", "permissions", &raw.Permissions, MaxPermissions)
 	p := &TrustPolicy{
 		issuer:      c.either("issuer", raw.Issuer, raw.IssuerPattern),
 		subject:     c.either("subject", raw.Subject, raw.SubjectPattern),
 		claims:      c.claims(raw.ClaimPattern),
-		permissions: c.permissions(raw.Permissions, known),
+		permissions: c.permissions(kind, raw.Permissions, known),
 		lines:       make(map[string]int),
 	}
 	if doc.Has("audience") || doc.Has("audience_pattern") {
@@ -175,10 +179,6 @@ func (p *TrustPolicy) ClaimNames() []string {
 
 // claims compiles claim_pattern, in the order in which Match will check it.
 func (c *compiler) claims(patterns map[string]string) []claimMatcher {
-	if len(patterns) > MaxClaims {
-		c.add("claim_pattern", "claim_pattern names %d claims, over the limit of %d", len(patterns), MaxClaims)
-		return nil
-	}
 	var ms []claimMatcher
 	for _, name := range slices.Sorted(maps.Keys(patterns)) {
 		path := "claim_pattern." + name
