@@ -101,7 +101,7 @@ func notPolicies(t *testing.T, w *world) {
 		mismatched("a file over 2 MiB", "large-enough", raw(), "policy_invalid: "),
 		mismatched("a file named x.yaml", "bare", raw(), "no_policy: "),
 		{"no installation", request{authorization: []string{"Bearer " + raw()}, scope: "other/app", identity: anyone}, codes.PermissionDenied, "not_installed: "},
-		{"no repository", request{authorization: []string{"Bearer " + raw()}, scope: "acme/nowhere", identity: anyone}, codes.PermissionDenied, "no_policy: "},
+		{"no repository", request{authorization: []string{"Bearer " + raw()}, scope: "acme/nowhere", identity: anyone}, codes.PermissionDenied, "not_installed: "},
 	})
 }
 

@@ -16,7 +16,8 @@ import (
 // The kinds of failure, for errors.Is. An error's text is for the operator: what
 // was being done, what GitHub said, and GitHub's request ID for its support.
 var (
-	// ErrNotInstalled: no App serves the owner, none is installed there, or the
+	// ErrNotInstalled: no App serves the owner, the repository is part of no
+	// installation of one that does, or not of that one any more, or the
 	// installation is suspended.
 	ErrNotInstalled = errors.New("the App is not installed")
 

@@ -32,35 +32,45 @@ type File struct {
 	etag string
 }
 
-// fileKey names a file as one installation sees it. The repository is in lower
-// case; paths have case.
+// fileKey names a file as one installation sees it under its owner's name of the
+// time. Owner and repository are in lower case; paths have case.
 type fileKey struct {
 	installation int64
+	owner        string
 	repository   string // name only
 	path         string
 }
 
 // File reads a file of a repository of inst's owner, on the default branch.
 // Within Config.PolicyMaxAge it comes from memory; after that GitHub is asked
-// whether it changed. That a file is absent, or not a file, is kept for
-// PolicyMaxAge, at most 25 s. Callers who come together share one request.
+// whether it changed. That a file is absent, or not a file, is kept for exactly
+// as long: otherwise the time that a refusal takes would tell whether a policy
+// exists. Callers who come together share one request.
 //
-// Where GitHub limits our rate, a version that it confirmed less than 10 minutes
-// ago is returned (see FetchedAt). No other failure is papered over.
+// A read token reads every public repository, and names change hands: an owner
+// who is renamed leaves the old name to whoever wants it. So what GitHub answers
+// is believed only if the repository that inst was found by was still part of
+// inst: by an answer that was asked for at most confirmationAge before this one
+// came, or by asking anew, after it came. Otherwise it is ErrNotInstalled, and
+// inst and its files are forgotten.
 //
-// Errors: ErrNotFound, ErrNotAFile, ErrRefused, ErrRateLimited, ErrUnavailable.
+// Where GitHub limits our rate, what it said less than 10 minutes ago is
+// returned (see FetchedAt). No other failure is papered over.
+//
+// Errors: ErrNotFound, ErrNotAFile, ErrNotInstalled, ErrRefused, ErrRateLimited,
+// ErrUnavailable, ErrNoAppJWT.
 func (c *Client) File(ctx context.Context, inst Installation, repo, path string) (*File, error) {
-	key := fileKey{inst.ID, strings.ToLower(repo), path}
+	key := fileKey{inst.ID, strings.ToLower(inst.Owner), strings.ToLower(repo), path}
 	// Only what passed the checks below was ever kept.
 	if file, err, ok := c.recallFile(key); ok {
 		return file, err
 	}
 	doing := fmt.Sprintf("reading %s of %s/%s", path, inst.Owner, repo)
 	escaped, err := escapePath(path)
-	if err := errors.Join(checkName(inst.Owner), checkName(repo), err); err != nil {
+	if err := errors.Join(checkName(inst.Owner), checkName(inst.repository), checkName(repo), err); err != nil {
 		return nil, &apiError{kind: ErrRefused, doing: doing, cause: err}
 	}
-	return share(ctx, &c.flights, fmt.Sprintf("file %d %s %s", key.installation, key.repository, key.path), func(ctx context.Context) (*File, error) {
+	return share(ctx, &c.flights, fmt.Sprintf("file %d %s/%s %s", key.installation, key.owner, key.repository, key.path), func(ctx context.Context) (*File, error) {
 		// A flight that ended between our look and this one may have read it.
 		if file, err, ok := c.recallFile(key); ok {
 			return file, err
@@ -81,7 +91,7 @@ func (c *Client) recallFile(key fileKey) (*File, error, bool) {
 	if file := c.files.get(key); file != nil && now.Sub(file.FetchedAt) < c.policyMaxAge {
 		return file, nil, true
 	}
-	if known, ok := c.noFiles.Get(key); ok && now.Before(known.until) {
+	if known, ok := c.noFiles.Get(key); ok && now.Sub(known.asked) < c.policyMaxAge {
 		return nil, known.err, true
 	}
 	return nil, nil, false
@@ -96,9 +106,6 @@ func (c *Client) fetchFile(ctx context.Context, inst Installation, key fileKey, 
 	asked := c.now()
 	var got contentsAnswer
 	answered, err := c.read(ctx, inst, request, &got)
-	if errors.Is(err, ErrRateLimited) && old != nil && asked.Sub(old.FetchedAt) < stalePolicyMaxAge {
-		return old, nil
-	}
 	file := &File{Repository: repository, Path: key.path, FetchedAt: asked, etag: answered.etag}
 	switch {
 	case err != nil:
@@ -111,16 +118,49 @@ func (c *Client) fetchFile(ctx context.Context, inst Installation, key fileKey, 
 			err = failure
 		}
 	}
-	if err == nil {
+	absent := errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotAFile)
+	if err == nil || absent {
+		// After the fact: a name that was lost in between does not come back.
+		if unconfirmed := c.confirm(ctx, inst, c.now().Add(-confirmationAge)); unconfirmed != nil {
+			err, absent = unconfirmed, false
+		}
+	}
+	switch {
+	case err == nil:
 		c.noFiles.Remove(key)
 		c.files.add(key, file)
 		return file, nil
-	}
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotAFile) {
+	case absent:
 		c.files.remove(key)
-		c.noFiles.Add(key, knownFailure{err, asked.Add(min(negativeMaxAge, c.policyMaxAge))})
+		c.noFiles.Add(key, knownFailure{err, asked})
+	case errors.Is(err, ErrRateLimited):
+		return c.recallStale(key, old, asked, err)
 	}
 	return nil, err
+}
+
+// recallStale returns what GitHub said last of key, where it limits our rate.
+func (c *Client) recallStale(key fileKey, old *File, now time.Time, limited error) (*File, error) {
+	if old != nil && now.Sub(old.FetchedAt) < stalePolicyMaxAge {
+		return old, nil
+	}
+	if known, ok := c.noFiles.Get(key); ok && now.Sub(known.asked) < stalePolicyMaxAge {
+		return nil, known.err
+	}
+	return nil, limited
+}
+
+// forgetFiles drops all that was read with inst, under its owner's name of the time.
+func (c *Client) forgetFiles(inst Installation) {
+	gone := func(key fileKey) bool {
+		return key.installation == inst.ID && key.owner == strings.ToLower(inst.Owner)
+	}
+	c.files.removeIf(gone)
+	for _, key := range c.noFiles.Keys() {
+		if gone(key) {
+			c.noFiles.Remove(key)
+		}
+	}
 }
 
 // escapePath escapes a path for a URL, and refuses one that is not in the form

@@ -117,7 +117,7 @@ func TestFileIsAskedForAgain(t *testing.T) {
 		w.wants(err, "ok")
 		w.github.ResetCalls()
 
-		w.clock.advance(59 * time.Second)
+		w.clock.advance(55 * time.Second)
 		again, err := w.read(inst)
 		w.wants(err, "ok")
 		if again != first {
@@ -125,7 +125,7 @@ func TestFileIsAskedForAgain(t *testing.T) {
 		}
 		w.calls()
 
-		w.clock.advance(2 * time.Second)
+		w.clock.advance(6 * time.Second)
 		conditional := 0
 		w.github.Fail(ststest.Fault{Route: ststest.ContentsRoute, Count: 1, Delay: time.Nanosecond, Match: func(r *http.Request) bool {
 			if r.Header.Get("If-None-Match") != "" {
@@ -135,7 +135,7 @@ func TestFileIsAskedForAgain(t *testing.T) {
 		}})
 		confirmed, err := w.read(inst)
 		w.wants(err, "ok")
-		w.calls(ststest.ContentsRoute)
+		w.calls(ststest.ContentsRoute, ststest.RepoInstallRoute)
 		if conditional != 1 || confirmed == first || !confirmed.FetchedAt.After(first.FetchedAt) || &confirmed.Content[0] != &first.Content[0] || confirmed.SHA != first.SHA {
 			t.Errorf("a version that GitHub confirms should be the same content, with a newer time: %d conditional requests, %v and %v", conditional, first.FetchedAt, confirmed.FetchedAt)
 		}
@@ -174,7 +174,8 @@ func TestPolicyMaxAgeZeroAlwaysAsks(t *testing.T) {
 	w.wants(err, "ok")
 }
 
-func TestAbsenceIsKeptBriefly(t *testing.T) {
+// TestAbsenceIsKept for exactly as long as a file is.
+func TestAbsenceIsKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	inst := w.installation()
@@ -182,10 +183,11 @@ func TestAbsenceIsKeptBriefly(t *testing.T) {
 	w.wants(err, "not found")
 	w.github.ResetCalls()
 	w.github.PutFile("acme", "app", "late", "here")
+	w.clock.advance(55 * time.Second)
 	_, err = w.client.File(w.ctx, inst, "app", "late")
 	w.wants(err, "not found")
 	w.calls()
-	w.clock.advance(29 * time.Second)
+	w.clock.advance(6 * time.Second)
 	_, err = w.client.File(w.ctx, inst, "app", "late")
 	w.wants(err, "ok")
 }
@@ -254,30 +256,32 @@ func TestReadTokenIsReplaced(t *testing.T) {
 	w.clock.advance(54 * time.Minute)
 	_, err = w.read(inst)
 	w.wants(err, "ok")
-	w.calls(ststest.ContentsRoute)
+	w.calls(ststest.ContentsRoute, ststest.RepoInstallRoute)
 
 	w.github.ResetCalls()
 	w.clock.advance(2 * time.Minute) // under 5 minutes are left
 	_, err = w.read(inst)
 	w.wants(err, "ok")
-	w.calls(ststest.MintRoute, ststest.ContentsRoute)
+	w.calls(ststest.MintRoute, ststest.ContentsRoute, ststest.RepoInstallRoute)
 
 	w.github.ResetCalls()
 	w.clock.advance(2 * time.Minute)
 	w.github.ExpireTokens()
 	_, err = w.read(inst)
 	w.wants(err, "ok")
-	w.calls(ststest.MintRoute, ststest.ContentsRoute+"*2")
+	w.calls(ststest.MintRoute, ststest.ContentsRoute+"*2", ststest.RepoInstallRoute)
 }
 
-// TestStaleFile: under a rate limit a version confirmed less than 10 minutes
-// ago serves; for no other reason.
+// TestStaleFile: under a rate limit what GitHub said less than 10 minutes ago
+// serves, also that there is no such file; for no other reason.
 func TestStaleFile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	inst := w.installation()
 	first, err := w.read(inst)
 	w.wants(err, "ok")
+	_, err = w.client.File(w.ctx, inst, "app", "nothing")
+	w.wants(err, "not found")
 	w.clock.advance(5 * time.Minute)
 	broken := w.github.Fail(ststest.Fault{Route: ststest.ContentsRoute, Status: 502})
 	_, err = w.read(inst)
@@ -292,11 +296,15 @@ func TestStaleFile(t *testing.T) {
 		if stale != first {
 			t.Error("want the version that GitHub confirmed last")
 		}
+		_, err = w.client.File(w.ctx, inst, "app", "nothing")
+		w.wants(err, "not found")
 	}
 	if n := w.github.TotalCalls(); n != 1 {
 		t.Errorf("%d calls before the time that GitHub set, want the one that drew the limit", n)
 	}
 	w.clock.advance(5 * time.Minute)
 	_, err = w.read(inst)
+	w.wants(err, "rate limited")
+	_, err = w.client.File(w.ctx, inst, "app", "nothing")
 	w.wants(err, "rate limited")
 }

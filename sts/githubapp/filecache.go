@@ -46,3 +46,14 @@ func (f *fileCache) remove(key fileKey) {
 	defer f.mu.Unlock()
 	f.lru.Remove(key)
 }
+
+// removeIf removes what gone says.
+func (f *fileCache) removeIf(gone func(fileKey) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, key := range f.lru.Keys() {
+		if gone(key) {
+			f.lru.Remove(key)
+		}
+	}
+}

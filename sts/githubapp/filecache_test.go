@@ -7,7 +7,7 @@ import (
 
 // TestFileCache keeps what was used last, within both bounds.
 func TestFileCache(t *testing.T) {
-	key := func(n int) fileKey { return fileKey{1, "app", fmt.Sprint(n)} }
+	key := func(n int) fileKey { return fileKey{1, "acme", "app", fmt.Sprint(n)} }
 	of := func(size int) *File { return &File{Content: make([]byte, size)} }
 	kept := func(f *fileCache, last int) (all []int) {
 		for n := range last + 1 {

@@ -38,18 +38,23 @@ const DefaultPolicyMaxAge = 60 * time.Second
 // App names.
 const AnyOrganization = "*"
 
-// Bounds on what is kept. An owner, an installation or a policy that falls out
+// Bounds on what is kept. An installation or a policy that falls out
 // is looked up again.
 const (
-	maxOwners         = 4096
+	maxFound          = 8192
 	maxInstallations  = 4096
 	maxNegatives      = 4096
 	maxFiles          = 8192
 	maxFileBytes      = 32 << 20
 	negativeMaxAge    = 25 * time.Second // under the 30 s within which a repaired fault must be forgotten
-	installationAge   = time.Hour
 	stalePolicyMaxAge = 10 * time.Minute
 )
+
+// confirmationAge is how much later than a repository's installation was asked
+// for an answer about a file may come and still be believed without asking for
+// the installation again. It covers a first exchange, and is too short for a
+// name to change hands in.
+const confirmationAge = 5 * time.Second
 
 // callTimeout bounds one call to GitHub, from dialling to the last byte, and
 // whatever several callers wait for together.
@@ -86,10 +91,11 @@ type Config struct {
 	// expires. For one App it is never called twice at once.
 	AppJWT func(ctx context.Context, appID int64) (jwt string, expiry time.Time, err error)
 
-	// PolicyMaxAge is how long a file is used without asking GitHub whether it
-	// changed. 0: ask every time (a conditional request, which where nothing
-	// changed does not count against GitHub's primary limit). See
-	// DefaultPolicyMaxAge.
+	// PolicyMaxAge is how long a file, or that it is absent, is used without
+	// asking GitHub whether that changed; and an installation without asking
+	// whether it is still the one. 0: ask for files every time (a conditional
+	// request, which where nothing changed does not count against GitHub's primary
+	// limit). See DefaultPolicyMaxAge.
 	PolicyMaxAge time.Duration
 
 	// UserAgent is sent with each call; GitHub refuses calls without one.
@@ -118,7 +124,7 @@ type Client struct {
 	apps map[int64]*app
 	pool map[string][]*app // lower-case owner, or AnyOrganization → its Apps, in order
 
-	owners        *lru.Cache[string, knownOwner]    // lower-case owner
+	found         *lru.Cache[string, Installation]  // lower-case owner/repo
 	notInstalled  *lru.Cache[string, knownFailure]  // lower-case owner/repo
 	installations *lru.Cache[int64, *installation]  // installation ID
 	files         *fileCache                        // what GitHub said was there
@@ -136,7 +142,7 @@ type app struct {
 // knownFailure is a negative answer, used until it has aged.
 type knownFailure struct {
 	err   error
-	until time.Time
+	asked time.Time // when
 }
 
 // New returns a Client, and starts getting an App JWT for each App, in the
@@ -181,10 +187,10 @@ func New(ctx context.Context, c Config) (*Client, error) {
 // makeCaches cannot fail: the sizes are constants above 0.
 func (c *Client) makeCaches() error {
 	var errs [4]error
-	c.owners, errs[0] = lru.New[string, knownOwner](maxOwners)
+	c.found, errs[0] = lru.New[string, Installation](maxFound)
 	c.notInstalled, errs[1] = lru.New[string, knownFailure](maxNegatives)
 	c.installations, errs[2] = lru.New[int64, *installation](maxInstallations)
-	c.noFiles, errs[3] = lru.New[fileKey, knownFailure](maxNegatives)
+	c.noFiles, errs[3] = lru.New[fileKey, knownFailure](maxFiles)
 	return errors.Join(errs[:]...)
 }
 

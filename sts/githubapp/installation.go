@@ -21,19 +21,20 @@ type Installation struct {
 
 	// Permissions are those that the owner granted the App, name → level.
 	Permissions map[string]string
+
+	repository string    // of the owner's: the one that it was found by
+	confirmed  time.Time // when the request left that GitHub answered with it
 }
 
-// knownOwner is a positive answer, used until it has aged.
-type knownOwner struct {
-	installation Installation
-	until        time.Time
-}
-
-// Installation finds the installation that serves owner, by way of one of its
-// repositories, in one call an App of the owner's pool. Names are taken in any
-// case. A found installation is kept for an hour for the whole owner, also for
-// repositories that are not part of it: reading or minting there is refused by
-// GitHub. An absent one is kept for 25 s for that one repository.
+// Installation finds the installation that one repository of owner's is part
+// of, in one call an App of the owner's pool. Names are taken in any case. What
+// is found is kept for that one repository and for PolicyMaxAge: another
+// repository of the owner's may not be part of the installation and still be
+// public, and tomorrow its name may be another owner's. That there is none is
+// kept for 25 s.
+//
+// Where GitHub limits our rate, an installation that it confirmed less than 10
+// minutes ago is returned; File believes nothing that it reads with one like that.
 //
 // The Apps that name the owner are its pool; those with AnyOrganization serve
 // owners that nobody names. An owner without a pool is ErrNotInstalled without
@@ -49,18 +50,56 @@ func (c *Client) Installation(ctx context.Context, owner, repo string) (Installa
 		return Installation{}, &apiError{kind: ErrNotInstalled, doing: finding(owner, repo),
 			detail: fmt.Sprintf("no configured App serves %s: add it to an App's organizations", owner)}
 	}
-	key := strings.ToLower(owner + "/" + repo)
-	if found, err, ok := c.recallInstallation(key); ok {
+	found, err := c.locate(ctx, pool, owner, repo, c.now().Add(-max(c.policyMaxAge, confirmationAge)))
+	if errors.Is(err, ErrRateLimited) {
+		if known, ok := c.found.Get(installationKey(owner, repo)); ok && c.now().Sub(known.confirmed) < stalePolicyMaxAge {
+			return known, nil
+		}
+	}
+	return found, err
+}
+
+// locate returns what GitHub says of owner/repo, or said no earlier than since.
+// A caller who joins a look-up that is under way may get what is a little older.
+func (c *Client) locate(ctx context.Context, pool []*app, owner, repo string, since time.Time) (Installation, error) {
+	key := installationKey(owner, repo)
+	if found, err, ok := c.recallInstallation(key, since); ok {
 		return found, err
 	}
 	return share(ctx, &c.flights, "installation "+key, func(ctx context.Context) (Installation, error) {
-		// A flight that ended between our look and this one may have found it.
-		if found, err, ok := c.recallInstallation(key); ok {
+		// A flight that ended between our look and this one may have found it. It
+		// must do for whoever joins, so it is held to the strictest rule.
+		if found, err, ok := c.recallInstallation(key, c.now().Add(-confirmationAge)); ok {
 			return found, err
 		}
 		return c.findInstallation(ctx, pool, owner, repo)
 	})
 }
+
+// confirm makes sure that the repository that inst was found by is still part of
+// it, by what GitHub says now or said no earlier than since.
+func (c *Client) confirm(ctx context.Context, inst Installation, since time.Time) error {
+	if !inst.confirmed.Before(since) {
+		return nil
+	}
+	for range 2 { // the first time we may join a look-up that began before since
+		found, err := c.locate(ctx, c.poolOf(inst.Owner), inst.Owner, inst.repository, since)
+		switch {
+		case err != nil:
+			return err
+		case found.ID != inst.ID || found.AppID != inst.AppID:
+			c.forgetFiles(inst)
+			return &apiError{kind: ErrNotInstalled, doing: finding(inst.Owner, inst.repository),
+				detail: fmt.Sprintf("it was installation %d and is now installation %d: ask again", inst.ID, found.ID)}
+		case !found.confirmed.Before(since):
+			return nil
+		}
+	}
+	return &apiError{kind: ErrUnavailable, doing: finding(inst.Owner, inst.repository), detail: "GitHub takes too long"}
+}
+
+// installationKey is in lower case, as GitHub compares names.
+func installationKey(owner, repo string) string { return strings.ToLower(owner + "/" + repo) }
 
 func finding(owner, repo string) string {
 	return "finding the installation for " + owner + "/" + repo
@@ -73,13 +112,12 @@ func (c *Client) poolOf(owner string) []*app {
 	return c.pool[AnyOrganization]
 }
 
-// recallInstallation looks key, a lower-case owner/repo, up in what is known.
-func (c *Client) recallInstallation(key string) (Installation, error, bool) {
-	owner, _, _ := strings.Cut(key, "/")
-	if known, ok := c.owners.Get(owner); ok && c.now().Before(known.until) {
-		return known.installation, nil, true
+// recallInstallation looks key up in what is known.
+func (c *Client) recallInstallation(key string, since time.Time) (Installation, error, bool) {
+	if known, ok := c.found.Get(key); ok && !known.confirmed.Before(since) {
+		return known, nil, true
 	}
-	if known, ok := c.notInstalled.Get(key); ok && c.now().Before(known.until) {
+	if known, ok := c.notInstalled.Get(key); ok && c.now().Sub(known.asked) < negativeMaxAge {
 		return Installation{}, known.err, true
 	}
 	return Installation{}, nil, false
@@ -88,9 +126,9 @@ func (c *Client) recallInstallation(key string) (Installation, error, bool) {
 // forgetInstallation makes the next exchange look the installation up again,
 // after GitHub said something that does not fit one that works.
 func (c *Client) forgetInstallation(inst Installation) {
-	owner := strings.ToLower(inst.Owner)
-	if known, ok := c.owners.Peek(owner); ok && known.installation.ID == inst.ID {
-		c.owners.Remove(owner)
+	key := installationKey(inst.Owner, inst.repository)
+	if known, ok := c.found.Peek(key); ok && known.ID == inst.ID {
+		c.found.Remove(key)
 	}
 }
 
@@ -98,21 +136,36 @@ func (c *Client) forgetInstallation(inst Installation) {
 // but "not installed" ends the search: an App that cannot be asked might be the
 // one to use.
 func (c *Client) findInstallation(ctx context.Context, pool []*app, owner, repo string) (Installation, error) {
+	key := installationKey(owner, repo)
 	var absent []error
 	for _, a := range pool {
 		found, err := c.askInstallation(ctx, a, owner, repo)
 		switch {
 		case err == nil:
-			c.owners.Add(strings.ToLower(owner), knownOwner{found, c.now().Add(installationAge)})
+			c.notInstalled.Remove(key)
+			c.found.Add(key, found)
 			return found, nil
-		case !errors.Is(err, ErrNotInstalled):
-			return Installation{}, err
+		case errors.Is(err, ErrNotInstalled):
+			absent = append(absent, err)
+			continue
+		case errors.Is(err, ErrRefused): // renamed or moved, perhaps
+			c.forgetFound(key)
 		}
-		absent = append(absent, err)
+		return Installation{}, err
 	}
 	err := errors.Join(absent...)
-	c.notInstalled.Add(strings.ToLower(owner+"/"+repo), knownFailure{err, c.now().Add(negativeMaxAge)})
+	c.forgetFound(key)
+	c.notInstalled.Add(key, knownFailure{err, c.now()})
 	return Installation{}, err
+}
+
+// forgetFound drops what rests on something that GitHub said earlier of a
+// repository, and does not say any more.
+func (c *Client) forgetFound(key string) {
+	if known, ok := c.found.Peek(key); ok {
+		c.found.Remove(key)
+		c.forgetFiles(known)
+	}
 }
 
 // installationAnswer is the part of GitHub's installation object that is used.
@@ -130,6 +183,7 @@ type installationAnswer struct {
 // GET /repos/{owner}/{repo}/installation.
 func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string) (Installation, error) {
 	doing := fmt.Sprintf("%s as App %d", finding(owner, repo), a.id)
+	asked := c.now()
 	var got installationAnswer
 	_, err := c.doAsApp(ctx, a, a.quota, call{
 		doing:   doing,
@@ -154,7 +208,7 @@ func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string
 		failure.detail = fmt.Sprintf("installation %d of %s has been suspended since %s", got.ID, got.Account.Login, quote(got.SuspendedAt))
 		return Installation{}, failure
 	}
-	return Installation{AppID: a.id, ID: got.ID, Owner: got.Account.Login, Permissions: got.Permissions}, nil
+	return Installation{AppID: a.id, ID: got.ID, Owner: got.Account.Login, Permissions: got.Permissions, repository: repo, confirmed: asked}, nil
 }
 
 // Status tells, for each App in ascending order of ID, whether it can act.

@@ -73,18 +73,25 @@ func TestInstallation(t *testing.T) {
 	}
 }
 
-// TestInstallationIsKept: found, for an hour and the whole owner; absent, for
-// under 30 s and one repository.
+// TestInstallationIsKept: found, for as long as a policy; absent, for under 30 s;
+// each for one repository.
 func TestInstallationIsKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.installation()
-	for _, name := range []string{"app", "APP", ".github", "anything"} {
+	w.clock.advance(55 * time.Second)
+	for _, name := range []string{"app", "APP", "aPp"} {
 		_, err := w.client.Installation(w.ctx, "aCME", name)
 		w.wants(err, "ok")
 	}
 	w.calls()
-	w.clock.advance(time.Hour)
+	for repo, kind := range map[string]string{".github": "ok", "anything": "not installed"} {
+		_, err := w.client.Installation(w.ctx, "acme", repo)
+		w.wants(err, kind)
+		w.calls(ststest.RepoInstallRoute)
+		w.github.ResetCalls()
+	}
+	w.clock.advance(6 * time.Second)
 	_, err := w.client.Installation(w.ctx, "acme", "app")
 	w.wants(err, "ok")
 	w.calls(ststest.RepoInstallRoute)

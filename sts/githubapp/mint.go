@@ -81,7 +81,7 @@ type mintAnswer struct {
 	Permissions  map[string]string `json:"permissions"`
 	Selection    string            `json:"repository_selection"`
 	Repositories []struct {
-		Name string `json:"name"`
+		FullName string `json:"full_name"` // OWNER/NAME
 	} `json:"repositories"`
 }
 
@@ -109,7 +109,7 @@ func (c *Client) mint(ctx context.Context, inst Installation, r MintRequest, doi
 		return InstallationToken{}, 0, err
 	}
 	life := got.ExpiresAt.Sub(answered.date)
-	if err := checkMinted(got, r, life); err != nil {
+	if err := checkMinted(got, inst.Owner, r, life); err != nil {
 		return InstallationToken{}, 0, &apiError{kind: ErrUnavailable, doing: doing, status: http.StatusCreated, cause: c.discard(ctx, got.Token, err)}
 	}
 	return InstallationToken{Token: got.Token, Expiry: got.ExpiresAt, Permissions: got.Permissions, Repositories: slices.Clone(r.Repositories)}, life, nil
@@ -140,8 +140,9 @@ func checkMint(a *app, inst Installation, r MintRequest) error {
 	return nil
 }
 
-// checkMinted holds GitHub's answer against what was asked.
-func checkMinted(got mintAnswer, r MintRequest, life time.Duration) error {
+// checkMinted holds GitHub's answer against what was asked. Owner is whose
+// repositories were meant: an installation outlives a change of its owner's name.
+func checkMinted(got mintAnswer, owner string, r MintRequest, life time.Duration) error {
 	switch {
 	case got.Token == "" || strings.ContainsFunc(got.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("GitHub's answer holds no token that could be sent in a header")
@@ -162,9 +163,14 @@ func checkMinted(got mintAnswer, r MintRequest, life time.Duration) error {
 	if got.Selection != "selected" {
 		return fmt.Errorf("GitHub's answer is for %s repositories, not for those that were asked for", quote(got.Selection))
 	}
+	if len(got.Repositories) == 0 {
+		return errors.New("GitHub's answer does not say for which repositories the token is")
+	}
 	for _, granted := range got.Repositories {
-		if !slices.ContainsFunc(r.Repositories, func(asked string) bool { return strings.EqualFold(asked, granted.Name) }) {
-			return fmt.Errorf("GitHub granted a repository that was not asked for: %s", quote(granted.Name))
+		whose, name, _ := strings.Cut(granted.FullName, "/")
+		wanted := slices.ContainsFunc(r.Repositories, func(asked string) bool { return strings.EqualFold(asked, name) })
+		if !wanted || !strings.EqualFold(whose, owner) {
+			return fmt.Errorf("GitHub granted a repository that was not asked for: %s", quote(granted.FullName))
 		}
 	}
 	return nil

@@ -117,7 +117,7 @@ func TestMintIsRefusedThere(t *testing.T) {
 // TestMintedTooMuch: a token that can do other than what was asked is revoked.
 func TestMintedTooMuch(t *testing.T) {
 	t.Parallel()
-	const good = `{"token":"TOKEN","expires_at":"EXPIRY","permissions":{"issues":"read","metadata":"read"},"repository_selection":"selected","repositories":[{"name":"App"}]}`
+	const good = `{"token":"TOKEN","expires_at":"EXPIRY","permissions":{"issues":"read","metadata":"read"},"repository_selection":"selected","repositories":[{"full_name":"Acme/App"}]}`
 	for _, c := range []struct{ name, old, new, kind, words string }{
 		{"as asked", "", "", "ok", ""},
 		{"less than was asked", `"issues":"read",`, ``, "ok", ""},
@@ -127,7 +127,10 @@ func TestMintedTooMuch(t *testing.T) {
 		{"metadata: write", `"metadata":"read"`, `"metadata":"write"`, "unavailable", "metadata"},
 		{"no permissions told", `"permissions":{"issues":"read","metadata":"read"},`, ``, "unavailable", "does not say"},
 		{"all repositories", `"selected"`, `"all"`, "unavailable", `"all" repositories`},
-		{"another repository", `[{"name":"App"}]`, `[{"name":"app"},{"name":"secrets"}]`, "unavailable", "secrets"},
+		{"another repository", `[{"full_name":"Acme/App"}]`, `[{"full_name":"acme/app"},{"full_name":"acme/secrets"}]`, "unavailable", "secrets"},
+		{"another owner's repository", `Acme/App`, `acme-inc/app`, "unavailable", "acme-inc/app"},
+		{"a repository without an owner", `Acme/App`, `app`, "unavailable", `"app"`},
+		{"no repositories told", `[{"full_name":"Acme/App"}]`, `[]`, "unavailable", "does not say for which"},
 		{"expired", "EXPIRY", "2001-02-03T04:05:06Z", "unavailable", "not within the hour"},
 		{"for ever", "EXPIRY", "2999-02-03T04:05:06Z", "unavailable", "not within the hour"},
 		{"no expiry", `"expires_at":"EXPIRY",`, "", "unavailable", "not within the hour"},

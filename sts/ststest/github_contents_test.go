@@ -185,3 +185,38 @@ func TestRecycledRepository(t *testing.T) {
 		t.Errorf("the new repository has the old one's file: %s", r.Status)
 	}
 }
+
+// TestRenamedOwner: everything moves along, and the login is free.
+func TestRenamedOwner(t *testing.T) {
+	f := newFixture(t, GitHubConfig{})
+	f.PutFile("acme", "one", "f", "x")
+	id := f.do("GET", "/repos/acme/one", f.mint(""), "").json(t)["id"]
+	f.RenameOwner("Acme", "acme-inc")
+	token := f.mint(`{"repositories":["one"]}`)
+	if v := f.do("GET", "/repos/acme-inc/one", token, "").json(t); v["id"] != id || v["full_name"] != "acme-inc/one" {
+		t.Errorf("under the new name: %v", v)
+	}
+	v := f.do("GET", "/repos/acme-inc/one/installation", f.jwt(), "").json(t)
+	if v["id"] != float64(f.installation) || !strings.Contains(fmt.Sprint(v["account"]), "login:acme-inc") {
+		t.Errorf("the installation: %v", v)
+	}
+	status := func(path, credential string, want int) {
+		t.Helper()
+		if r := f.do("GET", path, credential, ""); r.StatusCode != want {
+			t.Errorf("%s: %s, want %d", path, r.Status, want)
+		}
+	}
+	status("/repos/acme/one/contents/f", token, 301)
+	status("/repos/acme/one/installation", f.jwt(), 301)
+	status("/orgs/acme/installation", f.jwt(), 404)
+	status("/orgs/acme-inc/installation", f.jwt(), 200)
+
+	// Somebody takes the login: their repository is theirs, the other redirects on.
+	f.AddRepositoryWith("acme", "one", RepositoryOptions{Public: true})
+	f.PutFile("acme", "one", "g", "y")
+	status("/repos/acme/one/contents/g", token, 200)
+	status("/repos/acme/one/contents/f", token, 404)
+	status("/repos/acme/one/installation", f.jwt(), 404)
+	status("/repos/acme/two/installation", f.jwt(), 301)
+	status("/repos/acme-inc/one/contents/f", token, 200)
+}

@@ -228,6 +228,32 @@ func (g *GitHub) AddUser(login string) {
 	g.world.owner(login, true)
 }
 
+// RenameOwner gives an owner another login. The owner, the repositories and the
+// installations keep their IDs, and the old login is free for anybody. What asks
+// for a repository under it is redirected as after RenameRepository, until
+// somebody who took the old login makes a repository of the same name there.
+func (g *GitHub) RenameOwner(login, newLogin string) {
+	w := &g.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := w.owners[strings.ToLower(login)]
+	if o == nil {
+		panic(fmt.Sprintf("fake GitHub: there is no owner %s", login))
+	}
+	if other := w.owners[strings.ToLower(newLogin)]; other != nil && other != o {
+		panic(fmt.Sprintf("fake GitHub: the login %s is taken", newLogin))
+	}
+	delete(w.owners, strings.ToLower(login))
+	w.owners[strings.ToLower(newLogin)] = o
+	o.login = newLogin
+	for _, r := range w.repositories {
+		if r.owner == o {
+			w.names[key(newLogin, r.name)] = r
+			g.describe(r)
+		}
+	}
+}
+
 // owner finds or makes an account. The caller holds mu.
 func (w *world) owner(login string, user bool) *owner {
 	o := w.owners[strings.ToLower(login)]
