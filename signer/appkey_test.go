@@ -128,7 +128,7 @@ func FuzzParsePrivateKey(f *testing.F) {
 // The fingerprint is what the three commands of GitHub's documentation print.
 func TestFingerprintIsGitHubs(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
+		t.Fatal("openssl is not installed: run packaging/prerequisites")
 	}
 	key := newRSAKey(t, 2048)
 	path := filepath.Join(t.TempDir(), "key.pem")

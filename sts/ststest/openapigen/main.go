@@ -1,4 +1,4 @@
-// Openapigen writes openapi.json beside the fake GitHub: the few facts of
+// Command openapigen writes openapi.json beside the fake GitHub: the few facts of
 // GitHub's own OpenAPI description that the fake is held to.
 //
 // It is not part of any build. To refresh the facts:
