@@ -17,7 +17,7 @@ import (
 const (
 	policyDirectory    = ".github/chainguard/"
 	policySuffix       = ".sts.yaml"
-	trustedIssuersPath = policyDirectory + "trusted-token-issuers.yaml"
+	trustedIssuersPath = policyDirectory + trustpolicy.TrustedIssuersFile
 )
 
 // resolve finds the installation that serves the scope, holds the issuer

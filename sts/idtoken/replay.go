@@ -12,7 +12,7 @@ import (
 const (
 	// usesOfOneToken bounds what a stolen token is worth without getting in the way of honest use. One CI job uses one
 	// ID token again and again while it lives (a git credential helper asks at each fetch, a matrix shares it), some dozens
-	// of times. A thousand is far above that, and far below what it takes to use up an installation's quota at GitHub.
+	// of times. A thousand is far above that. It bounds one token only: whoever can have new ones is not held back by it.
 	usesOfOneToken = 1000
 	// maxRememberedTokens is for one issuer. An entry takes some 80 bytes, so this is about 10 MB at the very most; with
 	// tokens that live for ten minutes it is reached at 200 new tokens a second.
