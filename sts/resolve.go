@@ -12,14 +12,6 @@ import (
 	"github.com/octo-sts/appliance/sts/trustpolicy"
 )
 
-// The directory that holds trust policies, in every repository, and the file in
-// the organization's policy repository that lists the issuers it trusts.
-const (
-	policyDirectory    = ".github/chainguard/"
-	policySuffix       = ".sts.yaml"
-	trustedIssuersPath = policyDirectory + trustpolicy.TrustedIssuersFile
-)
-
 // resolve finds the installation that serves the scope, holds the issuer
 // against the organization's list, and reads and compiles the trust policy.
 func (s *Service) resolve(ctx context.Context, x *exchange) error {
@@ -39,7 +31,7 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 	// The policy's file is fetched first and looked at last: it is there for
 	// every exchange that can succeed, and a new read token that was served one
 	// file is believed when it finds no list of trusted issuers.
-	path := policyDirectory + x.request.Identity + policySuffix
+	path := trustpolicy.Directory + x.request.Identity + trustpolicy.Suffix
 	file, fetchErr := s.GitHub.File(ctx, installation, x.policyRepository, path)
 	if err := s.checkTrustedIssuers(ctx, x); err != nil {
 		return err
@@ -58,7 +50,7 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 // list, where it keeps one. A list that is there but cannot be understood lets
 // nobody in.
 func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
-	file, err := s.GitHub.File(ctx, x.installation, s.PolicyRepository, trustedIssuersPath)
+	file, err := s.GitHub.File(ctx, x.installation, s.PolicyRepository, trustpolicy.TrustedIssuersPath)
 	if errors.Is(err, githubapp.ErrNotFound) {
 		return nil
 	}
@@ -72,7 +64,7 @@ func (s *Service) checkTrustedIssuers(ctx context.Context, x *exchange) error {
 	if issuers.Allows(x.idToken.Issuer) {
 		return nil
 	}
-	untrusted := fmt.Errorf("%s: %s does not allow issuer %s", file.Repository, trustedIssuersPath, x.idToken.Issuer)
+	untrusted := fmt.Errorf("%s: %s does not allow issuer %s", file.Repository, trustpolicy.TrustedIssuersPath, x.idToken.Issuer)
 	if issuers.Enforced() {
 		return denied("untrusted_issuer", untrusted)
 	}

@@ -59,6 +59,7 @@ func (e *Entry) appendLine(dst []byte) []byte {
 	o.repositories("repositories", e.Repositories)
 	o.string("request_id", e.RequestID, 128)
 	o.string("scope", e.Scope, 256)
+	o.string("sender", e.Sender, 128)
 	o.string("subject", e.Subject, 2048)
 	o.time("time", e.Time)
 	o.time("token_expiry", e.TokenExpiry)

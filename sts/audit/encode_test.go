@@ -141,7 +141,7 @@ func fullEntry(n int) Entry {
 	e := Entry{Time: when, Kind: Kind(strings.Repeat("k", 32)), Claims: map[string]any{}, Permissions: map[string]string{},
 		IDTokenExpiry: when.AddDate(1e6, 0, 0), TokenExpiry: when, AllRepositories: true,
 		AppID: math.MinInt64, InstallationID: math.MinInt64, PolicyAge: math.MinInt64, DurationMS: math.MinInt64}
-	for _, s := range []*string{&e.RequestID, &e.Scope, &e.Identity, &e.Issuer, &e.Subject, &e.JTI, &e.ClientAddress, &e.UserAgent,
+	for _, s := range []*string{&e.RequestID, &e.Scope, &e.Identity, &e.Issuer, &e.Subject, &e.Sender, &e.JTI, &e.ClientAddress, &e.UserAgent,
 		&e.PolicyRepository, &e.PolicyPath, &e.PolicySHA, &e.TokenSHA256, &e.TokenSHA256Base64, &e.Decision, &e.Reason} {
 		*s = long
 	}
@@ -163,7 +163,7 @@ func TestTheLongestEntryFits(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"claims", "client_address", "decision", "identity", "issuer", "jti", "permissions", "policy_path",
-		"policy_repository", "policy_sha", "reason", "repositories", "request_id", "scope", "subject", "token_sha256",
+		"policy_repository", "policy_sha", "reason", "repositories", "request_id", "scope", "sender", "subject", "token_sha256",
 		"token_sha256_base64", "user_agent"}
 	if diff := cmp.Diff(want, e.Truncated); diff != "" {
 		t.Fatalf("truncated (-want +got):\n%s", diff)

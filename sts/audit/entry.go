@@ -23,8 +23,11 @@ const (
 	Outcome Kind = "outcome"
 	// Denied is a request with a verified ID token that was refused.
 	Denied Kind = "denied"
-	// PolicyCheck is a trust policy that was checked at the request of a webhook delivery.
+	// PolicyCheck is a check of the trust policies of one commit, made because of a webhook delivery, and its conclusion.
 	PolicyCheck Kind = "policy_check"
+	// TrustChange is something that exchanges rest on, of which a webhook delivery said that it changed: a policy on a
+	// default branch, an organization's list of issuers, an installation, a repository's name.
+	TrustChange Kind = "trust_change"
 	// Admin is an act of the operator or of the appliance itself: a start, a stop, a change of keys.
 	Admin Kind = "admin"
 )
@@ -63,6 +66,8 @@ type Entry struct {
 	JTI string `json:"jti,omitempty"`
 	// IDTokenExpiry is the ID token's exp: until then its JTI matters.
 	IDTokenExpiry time.Time `json:"id_token_expiry,omitzero"`
+	// Sender is the GitHub login whose act a webhook delivery reports (128).
+	Sender string `json:"sender,omitempty"`
 	// ClientAddress is the peer's IP address (128), UserAgent what it called itself (512).
 	ClientAddress string `json:"client_address,omitempty"`
 	UserAgent     string `json:"user_agent,omitempty"`

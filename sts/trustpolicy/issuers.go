@@ -7,9 +7,15 @@ import (
 	"github.com/octo-sts/appliance/sts/strictyaml"
 )
 
-// TrustedIssuersFile is the name, in .github/chainguard of the organization's policy
-// repository, of the file that ParseTrustedIssuers reads.
-const TrustedIssuersFile = "trusted-token-issuers.yaml"
+// Where the files of this language stand, in every repository: a policy is
+// Directory + IDENTITY + Suffix. TrustedIssuersFile, in the organization's policy
+// repository alone, lists the issuers that the organization trusts.
+const (
+	Directory          = ".github/chainguard/"
+	Suffix             = ".sts.yaml"
+	TrustedIssuersFile = "trusted-token-issuers.yaml"
+	TrustedIssuersPath = Directory + TrustedIssuersFile
+)
 
 // Limits of an organization's list of trusted issuers.
 const (

@@ -91,7 +91,7 @@ func Lint(path string, data []byte, known Catalog) []Finding {
 func LintKind(kind Kind, path string, data []byte, known Catalog) []Finding {
 	l := &linter{}
 	base := filepath.Base(filepath.ToSlash(path))
-	if path != "" && path != "-" && (!strings.HasSuffix(base, ".sts.yaml") || base == ".sts.yaml") {
+	if path != "" && path != "-" && (!strings.HasSuffix(base, Suffix) || base == Suffix) {
 		l.file(RuleFileName, "%s is not read: a policy's file is called IDENTITY.sts.yaml", base)
 	}
 	_, raw, doc, err := parse(kind, "", data, known)
