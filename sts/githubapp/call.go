@@ -25,6 +25,10 @@ type call struct {
 	etag      string // "": unconditional
 	bodyLimit int64  // 0: defaultBodyLimit
 	missing   error  // the kind of a 404
+
+	// background: nobody waits for it, so it leaves the last half of the quota to
+	// exchanges.
+	background bool
 }
 
 // answer is what came back: 2xx, or 304 where the call had an ETag.
@@ -38,7 +42,7 @@ type answer struct {
 // out where out is not nil. It never retries and never follows. Errors are
 // *RateLimitError and *apiError.
 func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
-	gh, err := q.admit(request.doing)
+	gh, err := q.admit(request)
 	if err != nil {
 		return answer{}, err
 	}
@@ -117,7 +121,7 @@ func (c *Client) failed(q *quota, request call, response *github.Response, err e
 func (c *Client) doAsApp(ctx context.Context, a *app, q *quota, request call, out any) (answer, error) {
 	for attempt := 0; ; attempt++ {
 		// No JWT is asked for, and so nothing signed, for a call that may not leave.
-		if _, err := q.admit(request.doing); err != nil {
+		if _, err := q.admit(request); err != nil {
 			return answer{}, err
 		}
 		jwt, err := a.jwt.get(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -41,6 +42,10 @@ type fileKey struct {
 	path         string
 }
 
+func (k fileKey) groups(*File) []group {
+	return []group{{owner: k.owner}, {owner: k.owner, repository: k.repository}, {installation: k.installation}}
+}
+
 // File reads a file of a repository of inst's owner, on the default branch.
 // Within Config.PolicyMaxAge it comes from memory; after that GitHub is asked
 // whether it changed. That a file is absent, or not a file, is kept for exactly
@@ -62,20 +67,16 @@ type fileKey struct {
 func (c *Client) File(ctx context.Context, inst Installation, repo, path string) (*File, error) {
 	key := fileKey{inst.ID, strings.ToLower(inst.Owner), strings.ToLower(repo), path}
 	// Only what passed the checks below was ever kept.
-	if file, err, ok := c.recallFile(key); ok {
-		return file, err
+	if k := c.files.recall(key); c.isYoung(k) {
+		return k.answer()
 	}
 	doing := fmt.Sprintf("reading %s of %s/%s", path, inst.Owner, repo)
 	escaped, err := escapePath(path)
 	if err := errors.Join(checkName(inst.Owner), checkName(inst.repository), checkName(repo), err); err != nil {
 		return nil, &apiError{kind: ErrRefused, doing: doing, cause: err}
 	}
-	return share(ctx, &c.flights, fmt.Sprintf("file %d %s/%s %s", key.installation, key.owner, key.repository, key.path), func(ctx context.Context) (*File, error) {
-		// A flight that ended between our look and this one may have read it.
-		if file, err, ok := c.recallFile(key); ok {
-			return file, err
-		}
-		return c.fetchFile(ctx, inst, key, call{
+	return c.files.ask(ctx, key, c.isYoung, func(ctx context.Context, f *flight[*File]) (*File, error) {
+		return c.fetchFile(ctx, f, inst, key, call{
 			doing:     doing,
 			method:    http.MethodGet,
 			path:      "repos/" + inst.Owner + "/" + repo + "/contents/" + escaped,
@@ -85,21 +86,24 @@ func (c *Client) File(ctx context.Context, inst Installation, repo, path string)
 	})
 }
 
-// recallFile returns what is known of key and young enough.
-func (c *Client) recallFile(key fileKey) (*File, error, bool) {
-	now := c.now()
-	if file := c.files.get(key); file != nil && now.Sub(file.FetchedAt) < c.policyMaxAge {
-		return file, nil, true
+// isYoung tells whether what is known of a file is used without asking GitHub.
+func (c *Client) isYoung(k known[*File]) bool { return c.fileAge(k) < c.policyMaxAge }
+
+// fileAge is the time since GitHub was asked for what is known of a file; where
+// nothing is, it is longer than anything is used for.
+func (c *Client) fileAge(k known[*File]) time.Duration {
+	switch {
+	case k.found:
+		return c.now().Sub(k.value.FetchedAt)
+	case k.absent.err != nil:
+		return c.now().Sub(k.absent.asked)
 	}
-	if known, ok := c.noFiles.Get(key); ok && now.Sub(known.asked) < c.policyMaxAge {
-		return nil, known.err, true
-	}
-	return nil, nil, false
+	return math.MaxInt64
 }
 
 // fetchFile asks GitHub, conditionally where a version is at hand.
-func (c *Client) fetchFile(ctx context.Context, inst Installation, key fileKey, request call, repository string) (*File, error) {
-	old := c.files.get(key)
+func (c *Client) fetchFile(ctx context.Context, f *flight[*File], inst Installation, key fileKey, request call, repository string) (*File, error) {
+	old := c.files.recall(key).value
 	if old != nil {
 		request.etag = old.etag
 	}
@@ -127,40 +131,23 @@ func (c *Client) fetchFile(ctx context.Context, inst Installation, key fileKey, 
 	}
 	switch {
 	case err == nil:
-		c.noFiles.Remove(key)
-		c.files.add(key, file)
+		c.files.keep(key, f, file)
 		return file, nil
 	case absent:
-		c.files.remove(key)
-		c.noFiles.Add(key, knownFailure{err, asked})
+		c.files.keepAbsent(key, f, knownFailure{err, asked})
 	case errors.Is(err, ErrRateLimited):
-		return c.recallStale(key, old, asked, err)
+		// What GitHub said last; nothing, where that was forgotten meanwhile.
+		if k := c.files.recall(key); c.fileAge(k) < stalePolicyMaxAge {
+			return k.answer()
+		}
 	}
 	return nil, err
 }
 
-// recallStale returns what GitHub said last of key, where it limits our rate.
-func (c *Client) recallStale(key fileKey, old *File, now time.Time, limited error) (*File, error) {
-	if old != nil && now.Sub(old.FetchedAt) < stalePolicyMaxAge {
-		return old, nil
-	}
-	if known, ok := c.noFiles.Get(key); ok && now.Sub(known.asked) < stalePolicyMaxAge {
-		return nil, known.err
-	}
-	return nil, limited
-}
-
 // forgetFiles drops all that was read with inst, under its owner's name of the time.
 func (c *Client) forgetFiles(inst Installation) {
-	gone := func(key fileKey) bool {
-		return key.installation == inst.ID && key.owner == strings.ToLower(inst.Owner)
-	}
-	c.files.removeIf(gone)
-	for _, key := range c.noFiles.Keys() {
-		if gone(key) {
-			c.noFiles.Remove(key)
-		}
-	}
+	owner := strings.ToLower(inst.Owner)
+	c.files.forget(group{installation: inst.ID}, func(key fileKey) bool { return key.owner == owner })
 }
 
 // escapePath escapes a path for a URL, and refuses one that is not in the form

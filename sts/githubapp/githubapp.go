@@ -26,8 +26,8 @@ import (
 
 	"github.com/google/go-github/v60/github"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
-	"golang.org/x/sync/singleflight"
 )
 
 // DefaultPolicyMaxAge is the age that the appliance's configuration gives
@@ -41,9 +41,10 @@ const AnyOrganization = "*"
 // Bounds on what is kept. An installation or a policy that falls out
 // is looked up again.
 const (
-	maxFound          = 8192
+	maxLookups        = 8192
+	maxAbsentLookups  = 4096
 	maxInstallations  = 4096
-	maxNegatives      = 4096
+	maxOwners         = 8192
 	maxFiles          = 8192
 	maxFileBytes      = 32 << 20
 	negativeMaxAge    = 25 * time.Second // under the 30 s within which a repaired fault must be forgotten
@@ -69,6 +70,12 @@ type App struct {
 	// AnyOrganization. Several Apps may name one owner: they are its pool, used
 	// in the order in which Config has them.
 	Organizations []string
+}
+
+// Needs are permissions, name → level, and webhook events, as GitHub names them.
+type Needs struct {
+	Permissions map[string]string
+	Events      []string
 }
 
 // Config is what New needs. Only APIURL, Apps and AppJWT have no default.
@@ -98,6 +105,17 @@ type Config struct {
 	// limit). See DefaultPolicyMaxAge.
 	PolicyMaxAge time.Duration
 
+	// State keeps which App each owner sticks to, in the bucket "routes". Nil: in
+	// memory only.
+	State *bbolt.DB
+
+	// MaxConcurrent calls are under way at once; 0: 64. GitHub allows 100.
+	MaxConcurrent int
+
+	// Needs are what the configuration asks of each App: whoever lacks some of it
+	// is warned of at the start.
+	Needs Needs
+
 	// UserAgent is sent with each call; GitHub refuses calls without one.
 	// Empty: "octo-sts-appliance".
 	UserAgent string
@@ -124,12 +142,11 @@ type Client struct {
 	apps map[int64]*app
 	pool map[string][]*app // lower-case owner, or AnyOrganization → its Apps, in order
 
-	found         *lru.Cache[string, Installation]  // lower-case owner/repo
-	notInstalled  *lru.Cache[string, knownFailure]  // lower-case owner/repo
-	installations *lru.Cache[int64, *installation]  // installation ID
-	files         *fileCache                        // what GitHub said was there
-	noFiles       *lru.Cache[fileKey, knownFailure] // what GitHub said was not
-	flights       singleflight.Group
+	lookups       *memory[lookupKey, Installation]
+	files         *memory[fileKey, *File]
+	installations *lru.Cache[int64, *installation] // by installation ID
+	owners        *lru.Cache[ownerKey, int64]      // the installation ID found last
+	routes        routes
 }
 
 // app is one App: its JWT, and what GitHub allows the App itself.
@@ -137,12 +154,6 @@ type app struct {
 	id    int64
 	jwt   appJWTCache
 	quota *quota
-}
-
-// knownFailure is a negative answer, used until it has aged.
-type knownFailure struct {
-	err   error
-	asked time.Time // when
 }
 
 // New returns a Client, and starts getting an App JWT for each App, in the
@@ -162,9 +173,11 @@ func New(ctx context.Context, c Config) (*Client, error) {
 		policyMaxAge: c.PolicyMaxAge,
 		log:          c.Logger,
 		now:          c.Now,
+		routes:       routes{db: c.State},
 		apps:         map[int64]*app{},
 		pool:         map[string][]*app{},
-		files:        newFileCache(maxFiles, maxFileBytes),
+		lookups:      newMemory(maxLookups, maxAbsentLookups, 1, func(Installation) int { return 0 }, lookupKey.groups),
+		files:        newMemory(maxFiles, maxFiles, maxFileBytes, func(f *File) int { return len(f.Content) }, fileKey.groups),
 	}
 	if client.userAgent == "" {
 		client.userAgent = "octo-sts-appliance"
@@ -186,11 +199,10 @@ func New(ctx context.Context, c Config) (*Client, error) {
 
 // makeCaches cannot fail: the sizes are constants above 0.
 func (c *Client) makeCaches() error {
-	var errs [4]error
-	c.found, errs[0] = lru.New[string, Installation](maxFound)
-	c.notInstalled, errs[1] = lru.New[string, knownFailure](maxNegatives)
-	c.installations, errs[2] = lru.New[int64, *installation](maxInstallations)
-	c.noFiles, errs[3] = lru.New[fileKey, knownFailure](maxFiles)
+	var errs [3]error
+	c.installations, errs[0] = lru.New[int64, *installation](maxInstallations)
+	c.owners, errs[1] = lru.New[ownerKey, int64](maxOwners)
+	c.routes.known, errs[2] = lru.New[string, int64](maxOwners)
 	return errors.Join(errs[:]...)
 }
 

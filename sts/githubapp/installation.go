@@ -26,54 +26,61 @@ type Installation struct {
 	confirmed  time.Time // when the request left that GitHub answered with it
 }
 
-// Installation finds the installation that one repository of owner's is part
-// of, in one call an App of the owner's pool. Names are taken in any case. What
-// is found is kept for that one repository and for PolicyMaxAge: another
-// repository of the owner's may not be part of the installation and still be
-// public, and tomorrow its name may be another owner's. That there is none is
-// kept for 25 s.
-//
-// Where GitHub limits our rate, an installation that it confirmed less than 10
-// minutes ago is returned; File believes nothing that it reads with one like that.
-//
-// The Apps that name the owner are its pool; those with AnyOrganization serve
-// owners that nobody names. An owner without a pool is ErrNotInstalled without
-// any call.
-//
-// Errors: ErrNotInstalled, ErrRefused, ErrRateLimited, ErrUnavailable.
-func (c *Client) Installation(ctx context.Context, owner, repo string) (Installation, error) {
-	if err := errors.Join(checkName(owner), checkName(repo)); err != nil {
-		return Installation{}, &apiError{kind: ErrRefused, doing: finding(owner, repo), cause: err}
-	}
-	pool := c.poolOf(owner)
-	if len(pool) == 0 {
-		return Installation{}, &apiError{kind: ErrNotInstalled, doing: finding(owner, repo),
-			detail: fmt.Sprintf("no configured App serves %s: add it to an App's organizations", owner)}
-	}
-	found, err := c.locate(ctx, pool, owner, repo, c.now().Add(-max(c.policyMaxAge, confirmationAge)))
-	if errors.Is(err, ErrRateLimited) {
-		if known, ok := c.found.Get(installationKey(owner, repo)); ok && c.now().Sub(known.confirmed) < stalePolicyMaxAge {
-			return known, nil
-		}
-	}
-	return found, err
+// lookupKey names the question whether one App is installed on a repository.
+// Names are in lower case.
+type lookupKey struct {
+	app               int64
+	owner, repository string
 }
 
-// locate returns what GitHub says of owner/repo, or said no earlier than since.
-// A caller who joins a look-up that is under way may get what is a little older.
-func (c *Client) locate(ctx context.Context, pool []*app, owner, repo string, since time.Time) (Installation, error) {
-	key := installationKey(owner, repo)
-	if found, err, ok := c.recallInstallation(key, since); ok {
-		return found, err
+func (k lookupKey) groups(found Installation) []group {
+	all := []group{{owner: k.owner}, {owner: k.owner, repository: k.repository}}
+	if found.ID != 0 {
+		all = append(all, group{installation: found.ID})
 	}
-	return share(ctx, &c.flights, "installation "+key, func(ctx context.Context) (Installation, error) {
-		// A flight that ended between our look and this one may have found it. It
-		// must do for whoever joins, so it is held to the strictest rule.
-		if found, err, ok := c.recallInstallation(key, c.now().Add(-confirmationAge)); ok {
-			return found, err
+	return all
+}
+
+// lookupKeyOf: GitHub compares names in any case.
+func lookupKeyOf(a *app, owner, repo string) lookupKey {
+	return lookupKey{a.id, strings.ToLower(owner), strings.ToLower(repo)}
+}
+
+// locate returns what GitHub says of an App on owner/repo, or said no earlier
+// than since. A caller who joins a look-up that is under way may get what is a
+// little older.
+func (c *Client) locate(ctx context.Context, a *app, owner, repo string, since time.Time) (Installation, error) {
+	key := lookupKeyOf(a, owner, repo)
+	if k := c.lookups.recall(key); c.isCurrent(k, since) {
+		return k.answer()
+	}
+	current := func(k known[Installation]) bool { return c.isCurrent(k, since) }
+	return c.lookups.ask(ctx, key, current, func(ctx context.Context, f *flight[Installation]) (Installation, error) {
+		found, err := c.askInstallation(ctx, a, owner, repo)
+		switch {
+		case err == nil:
+			c.lookups.keep(key, f, found)
+			c.owners.Add(ownerKey{a.id, key.owner}, found.ID)
+		case errors.Is(err, ErrNotInstalled):
+			c.forgetFound(key)
+			c.lookups.keepAbsent(key, f, knownFailure{err, c.now()})
+		case errors.Is(err, ErrRefused): // renamed or moved, perhaps
+			c.forgetFound(key)
 		}
-		return c.findInstallation(ctx, pool, owner, repo)
+		return found, err
 	})
+}
+
+func (c *Client) isCurrent(k known[Installation], since time.Time) bool {
+	if k.found {
+		return !k.value.confirmed.Before(since)
+	}
+	return c.isAbsent(k)
+}
+
+// isAbsent tells whether GitHub said not long ago that there is no installation.
+func (c *Client) isAbsent(k known[Installation]) bool {
+	return k.absent.err != nil && c.now().Sub(k.absent.asked) < negativeMaxAge
 }
 
 // confirm makes sure that the repository that inst was found by is still part of
@@ -83,11 +90,11 @@ func (c *Client) confirm(ctx context.Context, inst Installation, since time.Time
 		return nil
 	}
 	for range 2 { // the first time we may join a look-up that began before since
-		found, err := c.locate(ctx, c.poolOf(inst.Owner), inst.Owner, inst.repository, since)
+		found, err := c.locate(ctx, c.apps[inst.AppID], inst.Owner, inst.repository, since)
 		switch {
 		case err != nil:
 			return err
-		case found.ID != inst.ID || found.AppID != inst.AppID:
+		case found.ID != inst.ID:
 			c.forgetFiles(inst)
 			return &apiError{kind: ErrNotInstalled, doing: finding(inst.Owner, inst.repository),
 				detail: fmt.Sprintf("it was installation %d and is now installation %d: ask again", inst.ID, found.ID)}
@@ -98,73 +105,22 @@ func (c *Client) confirm(ctx context.Context, inst Installation, since time.Time
 	return &apiError{kind: ErrUnavailable, doing: finding(inst.Owner, inst.repository), detail: "GitHub takes too long"}
 }
 
-// installationKey is in lower case, as GitHub compares names.
-func installationKey(owner, repo string) string { return strings.ToLower(owner + "/" + repo) }
-
 func finding(owner, repo string) string {
 	return "finding the installation for " + owner + "/" + repo
-}
-
-func (c *Client) poolOf(owner string) []*app {
-	if pool := c.pool[strings.ToLower(owner)]; len(pool) > 0 {
-		return pool
-	}
-	return c.pool[AnyOrganization]
-}
-
-// recallInstallation looks key up in what is known.
-func (c *Client) recallInstallation(key string, since time.Time) (Installation, error, bool) {
-	if known, ok := c.found.Get(key); ok && !known.confirmed.Before(since) {
-		return known, nil, true
-	}
-	if known, ok := c.notInstalled.Get(key); ok && c.now().Sub(known.asked) < negativeMaxAge {
-		return Installation{}, known.err, true
-	}
-	return Installation{}, nil, false
 }
 
 // forgetInstallation makes the next exchange look the installation up again,
 // after GitHub said something that does not fit one that works.
 func (c *Client) forgetInstallation(inst Installation) {
-	key := installationKey(inst.Owner, inst.repository)
-	if known, ok := c.found.Peek(key); ok && known.ID == inst.ID {
-		c.found.Remove(key)
-	}
-}
-
-// findInstallation asks each App of the pool until one is installed. Anything
-// but "not installed" ends the search: an App that cannot be asked might be the
-// one to use.
-func (c *Client) findInstallation(ctx context.Context, pool []*app, owner, repo string) (Installation, error) {
-	key := installationKey(owner, repo)
-	var absent []error
-	for _, a := range pool {
-		found, err := c.askInstallation(ctx, a, owner, repo)
-		switch {
-		case err == nil:
-			c.notInstalled.Remove(key)
-			c.found.Add(key, found)
-			return found, nil
-		case errors.Is(err, ErrNotInstalled):
-			absent = append(absent, err)
-			continue
-		case errors.Is(err, ErrRefused): // renamed or moved, perhaps
-			c.forgetFound(key)
-		}
-		return Installation{}, err
-	}
-	err := errors.Join(absent...)
-	c.forgetFound(key)
-	c.notInstalled.Add(key, knownFailure{err, c.now()})
-	return Installation{}, err
+	c.lookups.remove(lookupKeyOf(c.apps[inst.AppID], inst.Owner, inst.repository), func(found Installation) bool { return found.ID == inst.ID })
 }
 
 // forgetFound drops what rests on something that GitHub said earlier of a
 // repository, and does not say any more.
-func (c *Client) forgetFound(key string) {
-	if known, ok := c.found.Peek(key); ok {
-		c.found.Remove(key)
-		c.forgetFiles(known)
+func (c *Client) forgetFound(key lookupKey) {
+	if k := c.lookups.recall(key); k.found {
+		c.lookups.remove(key, func(found Installation) bool { return found.ID == k.value.ID })
+		c.forgetFiles(k.value)
 	}
 }
 

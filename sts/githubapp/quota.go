@@ -42,26 +42,81 @@ type quota struct {
 	until   time.Time // no call leaves before
 	kind    error     // what a call before that time gets
 	strikes int       // limits met without a stated wait since the last success
+
+	// What GitHub said last of its primary limit: so many calls an hour, so many
+	// left of them, until reset by our clock. limit is 0 where it said nothing.
+	limit, remaining int
+	reset            time.Time
 }
+
+// fullTenths is what a quota has left that nothing is known of.
+const fullTenths = 10
 
 func (c *Client) newQuota(name string) *quota {
 	return &quota{name: name, now: c.now, log: c.log, github: c.newGitHub, client: c.newGitHub()}
 }
 
 // admit returns the client to call with, or the error that a call gets which
-// must not leave yet.
-func (q *quota) admit(doing string) (*github.Client, error) {
+// must not leave yet. Where less than half of the hour's calls is left, that is
+// for what somebody waits for: a background call must wait for the next hour.
+func (q *quota) admit(request call) (*github.Client, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.now()
+	wait := q.until.Sub(now)
+	switch {
+	case wait > 0 && q.kind == ErrRateLimited:
+		return nil, q.limitError(wait, request.doing)
+	case wait > 0:
+		return nil, &apiError{kind: q.kind, doing: request.doing, detail: fmt.Sprintf("%s, for another %s", q.heldBack(), wait.Round(time.Second))}
+	case request.background && q.isKnown(now) && 2*q.remaining < q.limit:
+		return nil, &RateLimitError{RetryAfter: q.reset.Sub(now), doing: request.doing,
+			detail: fmt.Sprintf("%s has %d of %d calls left, which are for exchanges", q.name, q.remaining, q.limit)}
+	}
+	return q.client, nil
+}
+
+func (q *quota) heldBack() string { return q.name + " is held back since an earlier answer" }
+
+func (q *quota) limitError(wait time.Duration, doing string) *RateLimitError {
+	return &RateLimitError{RetryAfter: wait, doing: doing, detail: q.heldBack()}
+}
+
+// limited returns the rate limit that holds now, or nil.
+func (q *quota) limited(doing string) *RateLimitError {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	wait := q.until.Sub(q.now())
-	if wait <= 0 {
-		return q.client, nil
+	if wait <= 0 || q.kind != ErrRateLimited {
+		return nil
 	}
-	detail := q.name + " is held back since an earlier answer"
-	if q.kind == ErrRateLimited {
-		return nil, &RateLimitError{RetryAfter: wait, doing: doing, detail: detail}
+	return q.limitError(wait, doing)
+}
+
+// isKnown needs q.mu.
+func (q *quota) isKnown(now time.Time) bool { return q.limit > 0 && now.Before(q.reset) }
+
+// tenthsLeft tells how much is left of the hour's calls, rounded up to tenths: so
+// coarse that two Apps that are used alike do not take turns with each call.
+func (q *quota) tenthsLeft() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.isKnown(q.now()) {
+		return fullTenths
 	}
-	return nil, &apiError{kind: q.kind, doing: doing, detail: fmt.Sprintf("%s, for another %s", detail, wait.Round(time.Second))}
+	return (q.remaining*fullTenths + q.limit - 1) / q.limit
+}
+
+// observe reads what an answer says of the primary limit. Theirs is GitHub's
+// clock: ours may be off.
+func (q *quota) observe(rate github.Rate, theirs time.Time) {
+	if rate.Limit <= 0 || rate.Remaining < 0 || rate.Remaining > rate.Limit {
+		return
+	}
+	wait := min(rate.Reset.Sub(theirs), maxWait)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limit, q.remaining, q.reset = rate.Limit, rate.Remaining, q.now().Add(wait)
 }
 
 func (q *quota) succeeded() {

@@ -21,11 +21,11 @@ const (
 
 // installation is what is kept for one installation.
 type installation struct {
-	quota  *quota
-	flight singleflight.Group // of minting the read token, and of proving it
+	quota *quota
 
-	mu    sync.Mutex // guards what follows
-	token *readToken
+	mu     sync.Mutex // guards what follows
+	token  *readToken
+	flight *singleflight.Group // of minting the next one; another one once the token was forgotten
 }
 
 // readToken is an installation token with contents: read for everything that
@@ -38,7 +38,8 @@ type installation struct {
 type readToken struct {
 	value    string
 	obtained time.Time
-	until    time.Time // no longer used from then on
+	until    time.Time          // no longer used from then on
+	flight   singleflight.Group // of proving it
 
 	mu     sync.Mutex // guards proven
 	proven bool       // GitHub has served something to it
@@ -61,7 +62,7 @@ func (c *Client) installationFor(inst Installation) *installation {
 	if known, ok := c.installations.Get(inst.ID); ok {
 		return known
 	}
-	fresh := &installation{quota: c.newQuota(fmt.Sprintf("installation %d of %s", inst.ID, inst.Owner))}
+	fresh := &installation{flight: new(singleflight.Group), quota: c.newQuota(fmt.Sprintf("installation %d of %s", inst.ID, inst.Owner))}
 	if known, ok, _ := c.installations.PeekOrAdd(inst.ID, fresh); ok {
 		return known
 	}
@@ -70,11 +71,13 @@ func (c *Client) installationFor(inst Installation) *installation {
 
 // readToken returns the token to read with, minting one where there is none.
 func (c *Client) readToken(ctx context.Context, inst Installation, kept *installation) (*readToken, error) {
-	if token := kept.current(c.now()); token != nil {
+	token, flight := kept.current(c.now())
+	if token != nil {
 		return token, nil
 	}
-	return share(ctx, &kept.flight, "mint", func(ctx context.Context) (*readToken, error) {
-		if token := kept.current(c.now()); token != nil {
+	return share(ctx, flight, "", func(ctx context.Context) (*readToken, error) {
+		// A flight that ended between our look and this one may have brought it.
+		if token, _ := kept.current(c.now()); token != nil {
 			return token, nil
 		}
 		minted, life, err := c.mint(ctx, inst, MintRequest{AllRepositories: true, Permissions: map[string]string{"contents": "read"}},
@@ -84,20 +87,35 @@ func (c *Client) readToken(ctx context.Context, inst Installation, kept *install
 		}
 		now := c.now()
 		token := &readToken{value: minted.Token, obtained: now, until: now.Add(life - readTokenMargin)}
-		kept.mu.Lock()
-		kept.token = token
-		kept.mu.Unlock()
+		kept.keep(token, flight)
 		return token, nil
 	})
 }
 
-func (i *installation) current(now time.Time) *readToken {
+// current returns the token, or nil and where to get the next one.
+func (i *installation) current(now time.Time) (*readToken, *singleflight.Group) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.token == nil || !now.Before(i.token.until) {
-		return nil
+		return nil, i.flight
 	}
-	return i.token
+	return i.token, i.flight
+}
+
+// keep keeps what a flight brought, unless tokens were forgotten meanwhile.
+func (i *installation) keep(token *readToken, flight *singleflight.Group) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.flight == flight {
+		i.token = token
+	}
+}
+
+// forgetToken drops the token, and keeps none that is being minted.
+func (i *installation) forgetToken() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.token, i.flight = nil, new(singleflight.Group)
 }
 
 func (i *installation) drop(token *readToken) {
@@ -158,7 +176,7 @@ func (c *Client) read(ctx context.Context, inst Installation, request call, out 
 // proveToken asks for something that is there for any token that works: the
 // list of what it may see. It reports whether GitHub served it.
 func (c *Client) proveToken(ctx context.Context, inst Installation, kept *installation, token *readToken) bool {
-	_, err := share(ctx, &kept.flight, "prove", func(ctx context.Context) (struct{}, error) {
+	_, err := share(ctx, &token.flight, "", func(ctx context.Context) (struct{}, error) {
 		var seen struct {
 			TotalCount int `json:"total_count"`
 		}
