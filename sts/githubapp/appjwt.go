@@ -129,18 +129,6 @@ func (j *appJWTCache) keepFresh(ctx context.Context) {
 	}
 }
 
-// AppStatus tells whether an App can act at GitHub.
-type AppStatus struct {
-	AppID int64
-
-	// CachedUntil is when the JWT at hand stops being used; in the past, or zero,
-	// where there is none.
-	CachedUntil time.Time
-
-	// LastError is why the last attempt to get a JWT failed; nil where it did not.
-	LastError error
-}
-
 func (j *appJWTCache) status() AppStatus {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -29,6 +29,13 @@ type call struct {
 	// background: nobody waits for it, so it leaves the last half of the quota to
 	// exchanges.
 	background bool
+
+	// asApp: the answer says nothing of an installation's quota, even where the call
+	// is held back with those of one.
+	asApp bool
+
+	// urgent: it is tried even while GitHub does not answer.
+	urgent bool
 }
 
 // answer is what came back: 2xx, or 304 where the call had an ETag.
@@ -42,12 +49,12 @@ type answer struct {
 // out where out is not nil. It never retries and never follows. Errors are
 // *RateLimitError and *apiError.
 func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
+	callCtx, cancel := context.WithTimeout(withBodyLimit(ctx, request.bodyLimit), callTimeout)
+	defer cancel()
 	gh, err := q.admit(request)
 	if err != nil {
 		return answer{}, err
 	}
-	ctx, cancel := context.WithTimeout(withBodyLimit(ctx, request.bodyLimit), callTimeout)
-	defer cancel()
 	httpRequest, err := gh.NewRequest(request.method, request.path, request.body)
 	if err != nil {
 		return answer{}, &apiError{kind: ErrRefused, doing: request.doing, cause: err}
@@ -56,35 +63,40 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	if request.etag != "" {
 		httpRequest.Header.Set("If-None-Match", request.etag)
 	}
+	gh, p, err := c.depart(callCtx, q, request)
+	if err != nil {
+		return answer{}, err
+	}
 	// The body is read whole before anything is decoded: what was cut short
 	// must not pass, and a connection whose answer was read is used again.
 	var body bytes.Buffer
 	body.Grow(usualAnswer)
-	response, err := gh.Do(ctx, httpRequest, &body)
-	if err != nil {
-		if response != nil && response.StatusCode == http.StatusNotModified && request.etag != "" {
-			q.succeeded()
-			return c.answered(response), nil
+	response, err := gh.Do(callCtx, httpRequest, &body)
+	got := answer{date: c.now()}
+	if response != nil && response.Response != nil {
+		got.date = c.clock.observe(response.Header, got.date)
+		got.etag = response.Header.Get("ETag")
+		got.notModified = response.StatusCode == http.StatusNotModified && request.etag != ""
+		if !request.asApp {
+			q.observe(response.Rate, got.date)
 		}
-		return answer{}, c.failed(q, request, response, err)
+	}
+	var failure error
+	if err != nil && !got.notModified {
+		failure = c.failed(q, request, response, err)
+	}
+	c.arrive(ctx, p, outcomeOf(response, err), failure)
+	if failure != nil {
+		return answer{}, failure
 	}
 	q.succeeded()
-	if out != nil {
+	if out != nil && !got.notModified {
 		if err := json.Unmarshal(body.Bytes(), out); err != nil {
 			return answer{}, &apiError{kind: ErrUnavailable, doing: request.doing, status: response.StatusCode,
 				detail: c.describe(response.Response, "with what is not the JSON expected"), cause: err}
 		}
 	}
-	return c.answered(response), nil
-}
-
-func (c *Client) answered(response *github.Response) answer {
-	a := answer{notModified: response.StatusCode == http.StatusNotModified, etag: response.Header.Get("ETag")}
-	var err error
-	if a.date, err = http.ParseTime(response.Header.Get("Date")); err != nil {
-		a.date = c.now()
-	}
-	return a
+	return got, nil
 }
 
 // failed tells what an error of go-github's means, and holds q back where
@@ -119,9 +131,10 @@ func (c *Client) failed(q *quota, request call, response *github.Response, err e
 // this one JWT (its clock is a little behind, or the key was changed), and
 // cannot mean that something was done: so it is tried once more with a new JWT.
 func (c *Client) doAsApp(ctx context.Context, a *app, q *quota, request call, out any) (answer, error) {
+	request.asApp = true
 	for attempt := 0; ; attempt++ {
 		// No JWT is asked for, and so nothing signed, for a call that may not leave.
-		if _, err := q.admit(request); err != nil {
+		if err := c.mayLeave(q, request); err != nil {
 			return answer{}, err
 		}
 		jwt, err := a.jwt.get(ctx)

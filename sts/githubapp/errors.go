@@ -182,9 +182,9 @@ func (c *Client) clockHint(header http.Header) string {
 	}
 	off := c.now().Sub(theirs).Round(10 * time.Second) // both ends round, and the answer took its time
 	switch {
-	case off > time.Minute:
+	case off > maxClockSkew:
 		return fmt.Sprintf(". This host's clock is %s ahead of GitHub's: correct it", off)
-	case off < -time.Minute:
+	case off < -maxClockSkew:
 		return fmt.Sprintf(". This host's clock is %s behind GitHub's: correct it", -off)
 	}
 	return ""

@@ -299,7 +299,7 @@ func TestStaleFile(t *testing.T) {
 		_, err = w.client.File(w.ctx, inst, "app", "nothing")
 		w.wants(err, "not found")
 	}
-	if n := w.github.TotalCalls(); n != 1 {
+	if n := w.totalCalls(); n != 1 {
 		t.Errorf("%d calls before the time that GitHub set, want the one that drew the limit", n)
 	}
 	w.clock.advance(5 * time.Minute)

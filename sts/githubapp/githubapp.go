@@ -147,6 +147,10 @@ type Client struct {
 	installations *lru.Cache[int64, *installation] // by installation ID
 	owners        *lru.Cache[ownerKey, int64]      // the installation ID found last
 	routes        routes
+
+	slots   chan struct{} // has an element for each call that is under way
+	breaker breaker
+	clock   clock
 }
 
 // app is one App: its JWT, and what GitHub allows the App itself.
@@ -154,11 +158,13 @@ type app struct {
 	id    int64
 	jwt   appJWTCache
 	quota *quota
+	proof proof
 }
 
 // New returns a Client, and starts getting an App JWT for each App, in the
-// background and until ctx ends. It makes no network call itself, and neither a
-// GitHub nor a signer that cannot be reached is an error: see Status. Everything
+// background and until ctx ends, and asking GitHub about the App, until it
+// answers. It waits for neither, and neither a GitHub nor a signer that cannot be
+// reached is an error: see Status. Everything
 // that is wrong with c is reported at once.
 func New(ctx context.Context, c Config) (*Client, error) {
 	base, err := parseAPIURL(c.APIURL)
@@ -188,11 +194,17 @@ func New(ctx context.Context, c Config) (*Client, error) {
 	if client.now == nil {
 		client.now = time.Now
 	}
+	if c.MaxConcurrent == 0 {
+		c.MaxConcurrent = defaultMaxConcurrent
+	}
+	client.slots = make(chan struct{}, c.MaxConcurrent)
+	client.clock.log = client.log
+	client.breaker.now, client.breaker.log, client.breaker.reconnect = client.now, client.log, client.http.CloseIdleConnections
 	if err := client.makeCaches(); err != nil {
 		return nil, fmt.Errorf("setting up the GitHub client: %w", err)
 	}
 	for _, a := range c.Apps {
-		client.addApp(ctx, a, c.AppJWT)
+		client.addApp(ctx, a, c.Needs, c.AppJWT)
 	}
 	return client, nil
 }
@@ -206,7 +218,7 @@ func (c *Client) makeCaches() error {
 	return errors.Join(errs[:]...)
 }
 
-func (c *Client) addApp(ctx context.Context, a App, sign func(context.Context, int64) (string, time.Time, error)) {
+func (c *Client) addApp(ctx context.Context, a App, needs Needs, sign func(context.Context, int64) (string, time.Time, error)) {
 	served := &app{
 		id:    a.ID,
 		jwt:   appJWTCache{appID: a.ID, sign: sign, now: c.now, log: c.log},
@@ -218,6 +230,7 @@ func (c *Client) addApp(ctx context.Context, a App, sign func(context.Context, i
 		c.pool[owner] = append(c.pool[owner], served)
 	}
 	go served.jwt.keepFresh(ctx)
+	go c.prove(ctx, served, needs)
 }
 
 // newGitHub returns a go-github client. It is cheap: all of them share one
@@ -237,6 +250,9 @@ func checkApps(c Config) error {
 	}
 	if c.PolicyMaxAge < 0 {
 		errs = append(errs, fmt.Errorf("the age that a policy may have is negative: %s", c.PolicyMaxAge))
+	}
+	if c.MaxConcurrent < 0 {
+		errs = append(errs, fmt.Errorf("the number of calls at once is negative: %d", c.MaxConcurrent))
 	}
 	if len(c.Apps) == 0 {
 		errs = append(errs, errors.New("no App is configured: at least one is needed"))

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -133,6 +134,11 @@ func newWorldTB(t *testing.T, tb testing.TB, change ...func(*options)) *world {
 	if w.client, err = githubapp.New(w.ctx, o.config); err != nil {
 		tb.Fatal(err)
 	}
+	// What is asked at the start does not get into what a test looks at.
+	eventually(tb, "each App was asked about", func() bool {
+		return !slices.ContainsFunc(w.client.Status(), func(s githubapp.AppStatus) bool { return s.Proven.IsZero() && s.Problem == nil })
+	})
+	w.github.ResetCalls()
 	return w
 }
 
@@ -163,8 +169,25 @@ func (w *world) read(inst githubapp.Installation) (*githubapp.File, error) {
 
 var readIssues = githubapp.MintRequest{Repositories: []string{"app"}, Permissions: map[string]string{"issues": "read"}}
 
+// callsMade are the calls that reached the fake, by route, without those that ask
+// in the background about an App that is not proven yet.
+func (w *world) callsMade() map[string]int {
+	made := w.github.Calls()
+	delete(made, ststest.AppRoute)
+	return made
+}
+
+// totalCalls is the sum of callsMade.
+func (w *world) totalCalls() (n int) {
+	for _, of := range w.callsMade() {
+		n += of
+	}
+	return n
+}
+
 // calls compares what reached the fake since the last ResetCalls. Want is
-// "route" or "route*N", in any order; nothing else may have been called.
+// "route" or "route*N", in any order; nothing else of callsMade may have been
+// called.
 func (w *world) calls(want ...string) {
 	w.Helper()
 	wanted := map[string]int{}
@@ -176,7 +199,7 @@ func (w *world) calls(want ...string) {
 		}
 		wanted[name] = n
 	}
-	got := w.github.Calls()
+	got := w.callsMade()
 	for route, n := range wanted {
 		if got[route] != n {
 			w.Errorf("%d calls of %q, want %d", got[route], route, n)

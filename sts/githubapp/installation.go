@@ -1,12 +1,10 @@
 package githubapp
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 )
@@ -165,14 +163,4 @@ func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string
 		return Installation{}, failure
 	}
 	return Installation{AppID: a.id, ID: got.ID, Owner: got.Account.Login, Permissions: got.Permissions, repository: repo, confirmed: asked}, nil
-}
-
-// Status tells, for each App in ascending order of ID, whether it can act.
-func (c *Client) Status() []AppStatus {
-	all := make([]AppStatus, 0, len(c.apps))
-	for _, a := range c.apps {
-		all = append(all, a.jwt.status())
-	}
-	slices.SortFunc(all, func(a, b AppStatus) int { return cmp.Compare(a.AppID, b.AppID) })
-	return all
 }

@@ -63,7 +63,7 @@ func TestInstallation(t *testing.T) {
 			}
 			inst, err := w.client.Installation(w.ctx, c.owner, c.repo)
 			w.wants(err, c.kind, c.words)
-			if got := w.github.TotalCalls(); got != c.calls {
+			if got := w.totalCalls(); got != c.calls {
 				t.Errorf("%d calls, want %d", got, c.calls)
 			}
 			if err == nil && (inst.ID != w.acme || inst.AppID != appID || inst.Owner != "acme" || inst.Permissions["contents"] != "write") {

@@ -246,7 +246,7 @@ func TestRevoke(t *testing.T) {
 			if w.github.IsLive(minted.Token) != c.live {
 				t.Errorf("the token is live: %t", !c.live)
 			}
-			if n := w.github.TotalCalls(); n != c.calls {
+			if n := w.totalCalls(); n != c.calls {
 				t.Errorf("%d calls, want %d", n, c.calls)
 			}
 		})

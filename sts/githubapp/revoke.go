@@ -16,6 +16,10 @@ var revokeDelays = [...]time.Duration{500 * time.Millisecond, 1500 * time.Millis
 // token. Since GitHub may say the latter of a token that it minted a moment ago,
 // that is believed only of the third attempt, some two seconds after the first.
 //
+// Where GitHub does not answer, the first attempt is made nevertheless, since a
+// token that was withheld should die; but for eight at once at most, and the
+// attempts that follow only as other calls may.
+//
 // Errors: ErrRefused (this cannot be a token), ErrRateLimited, ErrUnavailable;
 // after each of them the token may still live.
 func (c *Client) Revoke(ctx context.Context, token string) error {
@@ -28,7 +32,9 @@ func (c *Client) Revoke(ctx context.Context, token string) error {
 	// not keep another one alive.
 	q := c.newQuota("revocation")
 	for attempt := 0; ; attempt++ {
-		_, err := c.do(ctx, q, token, call{doing: doing, method: http.MethodDelete, path: "installation/token", missing: ErrNotFound}, nil)
+		_, err := c.do(ctx, q, token, call{
+			doing: doing, method: http.MethodDelete, path: "installation/token", missing: ErrNotFound, urgent: attempt == 0,
+		}, nil)
 		status := statusOf(err)
 		unknown := status == http.StatusUnauthorized || status == http.StatusNotFound
 		switch {

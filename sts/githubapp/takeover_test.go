@@ -283,7 +283,7 @@ func TestTimeTellsNothing(t *testing.T) {
 			w.wants(err, "ok")
 			_, err = w.client.File(w.ctx, inst, "app", "other")
 			w.wants(err, kind)
-			all = append(all, fmt.Sprint(w.github.Calls()))
+			all = append(all, fmt.Sprint(w.callsMade()))
 		}
 		return all
 	}

@@ -115,7 +115,7 @@ type bodyLimitKey struct{}
 
 // capped bounds the body of every answer, that of an error too, which go-github
 // would read whole.
-type capped struct{ next http.RoundTripper }
+type capped struct{ next *http.Transport }
 
 func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := c.next.RoundTrip(r)
@@ -129,6 +129,9 @@ func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
 	response.Body = &cappedBody{body: response.Body, left: limit, limit: limit}
 	return response, nil
 }
+
+// CloseIdleConnections is what http.Client's looks for.
+func (c capped) CloseIdleConnections() { c.next.CloseIdleConnections() }
 
 func withBodyLimit(ctx context.Context, limit int64) context.Context {
 	if limit == 0 {

@@ -147,6 +147,8 @@ func TestProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the App is proven", func() bool { return !through.Status()[0].Proven.IsZero() })
+	w.github.ResetCalls()
 	for range 3 {
 		_, err = through.Installation(t.Context(), "acme", "app")
 		w.wants(err, "ok")
