@@ -27,8 +27,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// MaxSize is the size in bytes of the largest file that Decode reads: 1 MiB.
-const MaxSize = 1 << 20
+// MaxSize is the size in bytes of the largest file that Decode reads: 64 KiB. A
+// parser makes far more of a file than its size, and some files are strangers'.
+const MaxSize = 64 << 10
 
 // Document says where in a file its parts stand. Its methods may be called on a
 // nil Document, which knows no part.

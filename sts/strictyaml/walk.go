@@ -17,7 +17,7 @@ import (
 const (
 	maxKey   = 256 // bytes
 	maxDepth = 32  // below it only fields of type any can lead
-	maxNodes = 50_000
+	maxNodes = 20_000
 )
 
 // walker compares a document with the type that it is to fill, notes lines and

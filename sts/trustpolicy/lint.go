@@ -91,8 +91,8 @@ func Lint(path string, data []byte, known Catalog) []Finding {
 func LintKind(kind Kind, path string, data []byte, known Catalog) []Finding {
 	l := &linter{}
 	base := filepath.Base(filepath.ToSlash(path))
-	if path != "" && path != "-" && (!strings.HasSuffix(base, Suffix) || base == Suffix) {
-		l.file(RuleFileName, "%s is not read: a policy's file is called IDENTITY.sts.yaml", base)
+	if identity, ok := strings.CutSuffix(base, Suffix); path != "" && path != "-" && (!ok || !ValidIdentity(identity)) {
+		l.file(RuleFileName, "%s is not read: a policy's file is called IDENTITY.sts.yaml, with an identity of letters, digits and . _ - @ +", quote(base))
 	}
 	_, raw, doc, err := parse(kind, "", data, known)
 	l.problems(err)

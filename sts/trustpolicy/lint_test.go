@@ -45,6 +45,8 @@ func TestLint(t *testing.T) {
 		{"x.yaml", ".github/chainguard/x.yaml", good, []string{"0 warning file-name"}},
 		{"x.sts.yml", ".github/chainguard/x.sts.yml", good, []string{"0 warning file-name"}},
 		{".sts.yaml", ".github/chainguard/.sts.yaml", good, []string{"0 warning file-name"}},
+		{"a space", ".github/chainguard/a b.sts.yaml", good, []string{"0 warning file-name"}},
+		{"two dots", ".github/chainguard/..sts.yaml", good, []string{"0 warning file-name"}},
 
 		// Wildcards.
 		{"matches anything", path, subject(".*"), []string{"2 warning wildcard"}},

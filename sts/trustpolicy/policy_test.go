@@ -87,7 +87,7 @@ func TestParseRefuses(t *testing.T) {
 		{"unknown key", repo, head + tail + "subjects: x\n", `p:4: unknown key "subjects": did you mean subject?`},
 		{"duplicate key", repo, head + tail + "subject: x\n", `p:4: duplicate key "subject": it is on line 2 already`},
 		{"duplicate permission", repo, head + "permissions:\n  contents: read\n  contents: write\n", `p:5: duplicate key "contents"`},
-		{"over 1 MiB", repo, head + tail + "#" + strings.Repeat("x", 1<<20), "over the limit of 1048576"},
+		{"over 64 KiB", repo, head + tail + "#" + strings.Repeat("x", 64<<10), "over the limit of 65536"},
 		{"the directory listing that GitHub answers for a directory", repo, `[{"name": "x.sts.yaml", "type": "file"}]`, "the file holds a list"},
 		{"the target that a symlink's blob holds", repo, "../other.sts.yaml", "where keys and their values were expected"},
 
@@ -121,7 +121,7 @@ func TestParseRefuses(t *testing.T) {
 		{"unbalanced, legal once it is wrapped", repo, subject(`'a)|(?:b'`), "p:2: subject_pattern is no valid pattern"},
 		{"\\Q without \\E would take the anchor in", repo, subject(`'\Qrepo:acme/app'`), "cannot be anchored"},
 		{"empty pattern", repo, subject(`''`), "p:2: subject_pattern is empty"},
-		{"pattern of 100 KiB", repo, subject(strings.Repeat("a", 100<<10)), "subject_pattern has 102400 bytes, over the limit of 4096"},
+		{"pattern of 50 KiB", repo, subject(strings.Repeat("a", 50<<10)), "subject_pattern has 51200 bytes, over the limit of 4096"},
 		{"huge repeat", repo, subject(`'a{1000000}'`), "subject_pattern is no valid pattern: error parsing regexp: invalid repeat count"},
 		{"multiplied repeats", repo, subject(`'((a{100}){100}){100}'`), "subject_pattern is"},
 		{"multiplied repeats within the parser's bound", repo, subject(`'(([a-z]{10}){10}){10}(x{999}){1}(y{999}){1}` + strings.Repeat("z{999}", 8) + `'`), "is too large a pattern"},
