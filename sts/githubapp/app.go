@@ -148,7 +148,7 @@ func (n Needs) lacking(permissions map[string]string, events []string) (all []st
 		}
 	}
 	for _, name := range slices.Sorted(slices.Values(n.Events)) {
-		if !slices.Contains(events, name) && !isSentAnyway(name, permissions) {
+		if !slices.Contains(events, name) {
 			all = append(all, fmt.Sprintf("event %s (%s)", name, withoutEvent(name)))
 		}
 	}
@@ -169,23 +169,8 @@ func withoutEvent(name string) string {
 	switch name {
 	case "push":
 		return "a changed trust policy counts only once the known one is old enough to be asked for again"
-	case "pull_request", "merge_group":
+	case "pull_request":
 		return "trust policies are not checked there"
-	case "check_run", "check_suite":
-		return "a check cannot be asked for again"
 	}
 	return "what it would tell is noticed only when GitHub is asked again"
-}
-
-// isSentAnyway tells whether an event cannot be subscribed to, since every App gets
-// it, or every App with its permissions, by GitHub's documentation of webhook
-// events.
-func isSentAnyway(event string, permissions map[string]string) bool {
-	switch event {
-	case "installation", "installation_repositories", "github_app_authorization":
-		return true
-	case "check_run", "check_suite":
-		return permissions["checks"] == "write"
-	}
-	return false
 }

@@ -30,7 +30,8 @@ const (
 // a failure of the network, a time-out, a body cut short or a 5xx; any other
 // answer is one, a refusal or a rate limit too. While the breaker is open, calls
 // fail at once, so that callers do not pile up; but from time to time one call is
-// let through to find out, and one answer closes it.
+// let through to find out, and one answer closes it. That is never a call for a
+// check, whose failure would say nothing of the host.
 type breaker struct {
 	now       func() time.Time
 	log       *zap.Logger
@@ -94,7 +95,7 @@ func (b *breaker) passFor(request call) (pass, bool) {
 	p := pass{began: b.now()}
 	switch {
 	case b.wait == 0:
-	case !b.probing && !p.began.Before(b.until):
+	case !b.probing && !p.began.Before(b.until) && !request.isForCheck():
 		p.probe = true
 	case request.urgent && b.urgent < maxUrgent:
 		p.urgent = true

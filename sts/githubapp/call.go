@@ -25,9 +25,10 @@ type call struct {
 	etag      string // "": unconditional
 	bodyLimit int64  // 0: defaultBodyLimit
 	missing   error  // the kind of a 404
+	unable    error  // the kind of a 500 and of a 422, where these are about what was asked; nil: the usual ones
 
-	// background: nobody waits for it, so it leaves the last half of the quota to
-	// exchanges.
+	// background: nobody waits for it, so it leaves the last half of the quota, and
+	// half of what may be under way at once, to exchanges.
 	background bool
 
 	// asApp: the answer says nothing of an installation's quota, even where the call
@@ -38,10 +39,15 @@ type call struct {
 	urgent bool
 }
 
+// isForCheck tells whether it looks at, or reports on, what a pull request or a
+// push brought, which is whatever a stranger likes.
+func (r call) isForCheck() bool { return r.background && !r.asApp }
+
 // answer is what came back: 2xx, or 304 where the call had an ETag.
 type answer struct {
 	notModified bool
 	etag        string
+	cursor      string    // of the next page; "" where this is the last
 	date        time.Time // GitHub's clock; ours where it did not say
 }
 
@@ -49,7 +55,13 @@ type answer struct {
 // out where out is not nil. It never retries and never follows. Errors are
 // *RateLimitError and *apiError.
 func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
-	callCtx, cancel := context.WithTimeout(withBodyLimit(ctx, request.bodyLimit), callTimeout)
+	if request.background {
+		if err := c.awaitTurn(ctx, q, request); err != nil {
+			return answer{}, err
+		}
+		defer func() { <-c.background }()
+	}
+	callCtx, cancel := context.WithTimeout(withBodyLimit(ctx, request.bodyLimit), c.callTimeout)
 	defer cancel()
 	gh, err := q.admit(request)
 	if err != nil {
@@ -75,7 +87,7 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	got := answer{date: c.now()}
 	if response != nil && response.Response != nil {
 		got.date = c.clock.observe(response.Header, got.date)
-		got.etag = response.Header.Get("ETag")
+		got.etag, got.cursor = response.Header.Get("ETag"), response.Cursor
 		got.notModified = response.StatusCode == http.StatusNotModified && request.etag != ""
 		if !request.asApp {
 			q.observe(response.Rate, got.date)
@@ -85,11 +97,11 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	if err != nil && !got.notModified {
 		failure = c.failed(q, request, response, err)
 	}
-	c.arrive(ctx, p, outcomeOf(response, err), failure)
+	c.arrive(ctx, p, outcomeOf(request, response, err), failure)
 	if failure != nil {
 		return answer{}, failure
 	}
-	q.succeeded()
+	q.succeeded(request)
 	if out != nil && !got.notModified {
 		if err := json.Unmarshal(body.Bytes(), out); err != nil {
 			return answer{}, &apiError{kind: ErrUnavailable, doing: request.doing, status: response.StatusCode,
@@ -113,15 +125,17 @@ func (c *Client) failed(q *quota, request call, response *github.Response, err e
 	}
 	words := heard(response, err)
 	detail := c.describe(response.Response, words.message)
-	kind := kindOf(status, request.missing)
+	kind := kindOf(status, request)
 	wait, told := q.retryAfter(response.Header, err)
 	limited := status == http.StatusTooManyRequests || status == http.StatusForbidden && (words.limited || told)
 	switch {
 	case limited:
-		wait = q.holdBack(wait, told, ErrRateLimited)
+		// What checks do too much of, they alone stop doing. If that is not enough for
+		// GitHub, the next call of an exchange's is told so.
+		wait = q.holdBack(wait, told, ErrRateLimited, request.background && isSecondary(response.Header))
 		return &RateLimitError{RetryAfter: wait, doing: request.doing, detail: detail}
 	case told && status >= 500:
-		wait = q.holdBack(wait, told, ErrUnavailable)
+		wait = q.holdBack(wait, told, ErrUnavailable, request.background)
 		detail += fmt.Sprintf(", to be asked again in %s", wait.Round(time.Second))
 	}
 	return &apiError{kind: kind, doing: request.doing, status: status, detail: detail}

@@ -6,18 +6,19 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 )
 
 const (
-	// maxFileSize is the largest file whose content GitHub includes, and far
-	// more than a policy has.
-	maxFileSize = 1 << 20
+	// maxFileSize is far more than a policy has. (GitHub includes the content of
+	// files of up to 1 MiB.)
+	maxFileSize = 64 << 10
 
 	// contentsBodyLimit has room for maxFileSize in base64 with its escaped line
 	// ends.
-	contentsBodyLimit = 2 << 20
+	contentsBodyLimit = 128 << 10
 )
 
 // contentsAnswer is what GET /repos/{owner}/{repo}/contents/{path} gives: an
@@ -85,6 +86,17 @@ func (a *contentsAnswer) check(path string) (sha string, content []byte, failure
 		return "", nil, notAFile("the content has the blob ID %s, but GitHub names %s, so it is a symbolic link", sha, quote(o.SHA))
 	}
 	return sha, content, nil
+}
+
+// largeFile makes an ErrNotAFile of an answer that was too large for a file of
+// maxFileSize.
+func largeFile(doing string, err error) error {
+	if errors.Is(err, errBodyTooLarge) {
+		failure := notAFile("it has more than %d bytes", maxFileSize)
+		failure.doing = doing
+		return failure
+	}
+	return err
 }
 
 func notAFile(format string, args ...any) *apiError {

@@ -27,8 +27,12 @@ var (
 	// the absence of a file can be relied on as far as GitHub can be.
 	ErrNotFound = errors.New("there is no such file")
 
-	// ErrNotAFile: a directory, symbolic link or submodule, or a file over 1 MiB.
-	ErrNotAFile = errors.New("that is not a file of at most 1 MiB")
+	// ErrNotAFile: a directory, symbolic link or submodule, or a file over 64 KiB.
+	ErrNotAFile = errors.New("that is not a file of at most 64 KiB")
+
+	// ErrTooLarge: GitHub's answer is larger than what is looked at. Asking again
+	// does not help.
+	ErrTooLarge = errors.New("that is too large")
 
 	// ErrRefused: GitHub understood and said no (403 that is no rate limit, 422,
 	// a redirect), or the request was one that must not be sent.
@@ -97,10 +101,12 @@ func statusOf(err error) int {
 }
 
 // kindOf tells what a status means that is no success and no rate limit.
-func kindOf(status int, missing error) error {
+func kindOf(status int, request call) error {
 	switch {
 	case status == http.StatusNotFound:
-		return missing
+		return request.missing
+	case request.unable != nil && (status == http.StatusInternalServerError || status == http.StatusUnprocessableEntity):
+		return request.unable
 	case status == http.StatusUnauthorized, status == http.StatusRequestTimeout, status == http.StatusNotModified, status >= 500:
 		// 401 is about our credentials, not about what was asked for; 304 is no
 		// answer to a call that named no version.
@@ -182,9 +188,9 @@ func (c *Client) clockHint(header http.Header) string {
 	}
 	off := c.now().Sub(theirs).Round(10 * time.Second) // both ends round, and the answer took its time
 	switch {
-	case off > maxClockSkew:
+	case off > MaxClockSkew:
 		return fmt.Sprintf(". This host's clock is %s ahead of GitHub's: correct it", off)
-	case off < -maxClockSkew:
+	case off < -MaxClockSkew:
 		return fmt.Sprintf(". This host's clock is %s behind GitHub's: correct it", -off)
 	}
 	return ""

@@ -23,7 +23,7 @@ type File struct {
 	// SHA is the git blob ID, 40 hexadecimal digits, checked against Content.
 	SHA string
 
-	// Content is at most 1 MiB.
+	// Content is at most 64 KiB.
 	Content []byte
 
 	// FetchedAt is when the request left that GitHub last answered with this
@@ -110,6 +110,7 @@ func (c *Client) fetchFile(ctx context.Context, f *flight[*File], inst Installat
 	asked := c.now()
 	var got contentsAnswer
 	answered, err := c.read(ctx, inst, request, &got)
+	err = largeFile(request.doing, err)
 	file := &File{Repository: repository, Path: key.path, FetchedAt: asked, etag: answered.etag}
 	switch {
 	case err != nil:

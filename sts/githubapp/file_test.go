@@ -12,7 +12,7 @@ import (
 
 func TestFile(t *testing.T) {
 	t.Parallel()
-	mebibyte := strings.Repeat("x", 1<<20)
+	largest := strings.Repeat("x", 64<<10)
 	for _, c := range []struct {
 		name    string
 		prepare func(*ststest.GitHub)
@@ -26,8 +26,9 @@ func TestFile(t *testing.T) {
 		{name: "a repository in another case", repo: "APP", path: policyPath, content: "issuer: https://issuer.example\n", kind: "ok"},
 		{name: "a path in another case", repo: "app", path: ".github/chainguard/CI.sts.yaml", kind: "not found"},
 		{name: "an empty file", prepare: put("x", ""), repo: "app", path: "x", content: "", kind: "ok"},
-		{name: "a file of 1 MiB", prepare: put("x", mebibyte), repo: "app", path: "x", content: mebibyte, kind: "ok"},
-		{name: "a file of 1 MiB and a byte", prepare: put("x", mebibyte+"x"), repo: "app", path: "x", kind: "not a file", words: "1048577 bytes"},
+		{name: "a file of 64 KiB", prepare: put("x", largest), repo: "app", path: "x", content: largest, kind: "ok"},
+		{name: "a file of 64 KiB and a byte", prepare: put("x", largest+"x"), repo: "app", path: "x", kind: "not a file", words: "65537 bytes"},
+		{name: "a file of 1 MiB", prepare: put("x", strings.Repeat(largest, 16)), repo: "app", path: "x", kind: "not a file", words: "more than 65536 bytes"},
 		{name: "bytes that are no text", prepare: put("x", "\x00\xff\xfe"), repo: "app", path: "x", content: "\x00\xff\xfe", kind: "ok"},
 		{name: "a name to escape", prepare: put("a b/c?d#e%2f", "y"), repo: "app", path: "a b/c?d#e%2f", content: "y", kind: "ok"},
 		{name: "no file", repo: "app", path: "nothing", kind: "not found", words: "GitHub answered 404"},

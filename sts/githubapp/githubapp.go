@@ -67,12 +67,13 @@ type App struct {
 	ID int64
 
 	// Organizations are the owners that this App serves, in any case, or
-	// AnyOrganization. Several Apps may name one owner: they are its pool, used
-	// in the order in which Config has them.
+	// AnyOrganization. Several Apps may name one owner: they are its pool; see
+	// Client.Installation for which of them is used.
 	Organizations []string
 }
 
-// Needs are permissions, name → level, and webhook events, as GitHub names them.
+// Needs are permissions, name → level, and webhook events that an App gets only
+// if it is subscribed to them, as GitHub names them.
 type Needs struct {
 	Permissions map[string]string
 	Events      []string
@@ -109,7 +110,8 @@ type Config struct {
 	// memory only.
 	State *bbolt.DB
 
-	// MaxConcurrent calls are under way at once; 0: 64. GitHub allows 100.
+	// MaxConcurrent calls are under way at once; 0: 64. GitHub allows 100. Half of
+	// them may be such as no exchange waits for.
 	MaxConcurrent int
 
 	// Needs are what the configuration asks of each App: whoever lacks some of it
@@ -129,13 +131,13 @@ type Config struct {
 }
 
 // Client speaks to one GitHub as one or more Apps. It is safe for concurrent
-// use. The caches and flights have locks of their own; the other fields do not
-// change after New.
+// use. What changes after New has locks of its own.
 type Client struct {
 	http         *http.Client
 	baseURL      *url.URL
 	userAgent    string
 	policyMaxAge time.Duration
+	callTimeout  time.Duration // the constant, but for tests
 	log          *zap.Logger
 	now          func() time.Time
 
@@ -148,9 +150,10 @@ type Client struct {
 	owners        *lru.Cache[ownerKey, int64]      // the installation ID found last
 	routes        routes
 
-	slots   chan struct{} // has an element for each call that is under way
-	breaker breaker
-	clock   clock
+	slots      chan struct{} // has an element for each call that is under way
+	background chan struct{} // and for each of those that nobody waits for
+	breaker    breaker
+	clock      clock
 }
 
 // app is one App: its JWT, and what GitHub allows the App itself.
@@ -164,8 +167,8 @@ type app struct {
 // New returns a Client, and starts getting an App JWT for each App, in the
 // background and until ctx ends, and asking GitHub about the App, until it
 // answers. It waits for neither, and neither a GitHub nor a signer that cannot be
-// reached is an error: see Status. Everything
-// that is wrong with c is reported at once.
+// reached is an error: see Status. Everything that is wrong with c is reported at
+// once.
 func New(ctx context.Context, c Config) (*Client, error) {
 	base, err := parseAPIURL(c.APIURL)
 	roots, rootsErr := loadRoots(c.CAFile)
@@ -177,6 +180,7 @@ func New(ctx context.Context, c Config) (*Client, error) {
 		baseURL:      base,
 		userAgent:    c.UserAgent,
 		policyMaxAge: c.PolicyMaxAge,
+		callTimeout:  callTimeout,
 		log:          c.Logger,
 		now:          c.Now,
 		routes:       routes{db: c.State},
@@ -198,6 +202,7 @@ func New(ctx context.Context, c Config) (*Client, error) {
 		c.MaxConcurrent = defaultMaxConcurrent
 	}
 	client.slots = make(chan struct{}, c.MaxConcurrent)
+	client.background = make(chan struct{}, max(1, c.MaxConcurrent/2))
 	client.clock.log = client.log
 	client.breaker.now, client.breaker.log, client.breaker.reconnect = client.now, client.log, client.http.CloseIdleConnections
 	if err := client.makeCaches(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,6 +29,15 @@ const (
 	appID      = 1234
 	policyPath = ".github/chainguard/ci.sts.yaml"
 )
+
+// TestMain has more tests wait at a time than there are processors: waiting is what
+// they do most.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "12"); err != nil { // the command line has the last word
+		panic(err)
+	}
+	m.Run()
+}
 
 // appKey is generated once: it takes long.
 var appKey = sync.OnceValue(func() *rsa.PrivateKey {
@@ -82,6 +92,7 @@ type world struct {
 	clock  *clock
 	signer *signer
 	github *ststest.GitHub
+	config githubapp.Config
 	client *githubapp.Client
 	acme   int64 // installation ID
 }
@@ -131,7 +142,8 @@ func newWorldTB(t *testing.T, tb testing.TB, change ...func(*options)) *world {
 	if o.config.CAFile == "" {
 		o.config.CAFile = writeFile(tb, "ca.pem", w.github.CAPEM())
 	}
-	if w.client, err = githubapp.New(w.ctx, o.config); err != nil {
+	w.config = o.config
+	if w.client, err = githubapp.New(w.ctx, w.config); err != nil {
 		tb.Fatal(err)
 	}
 	// What is asked at the start does not get into what a test looks at.
@@ -215,7 +227,7 @@ const proveRoute = "GET /installation/repositories"
 
 // kinds are all sentinel errors; exactly one must match an error.
 var kinds = map[string]error{
-	"not installed": githubapp.ErrNotInstalled, "not found": githubapp.ErrNotFound, "not a file": githubapp.ErrNotAFile,
+	"not installed": githubapp.ErrNotInstalled, "not found": githubapp.ErrNotFound, "not a file": githubapp.ErrNotAFile, "too large": githubapp.ErrTooLarge,
 	"refused": githubapp.ErrRefused, "rate limited": githubapp.ErrRateLimited, "unavailable": githubapp.ErrUnavailable, "no App JWT": githubapp.ErrNoAppJWT,
 }
 

@@ -2,6 +2,7 @@ package githubapp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync/atomic"
@@ -14,9 +15,9 @@ import (
 // defaultMaxConcurrent is well below the 100 calls at once that GitHub allows.
 const defaultMaxConcurrent = 64
 
-// maxClockSkew is how far this host's clock may be from GitHub's. App JWTs begin
+// MaxClockSkew is how far this host's clock may be from GitHub's. App JWTs begin
 // a minute in the past, so that much does no harm yet.
-const maxClockSkew = time.Minute
+const MaxClockSkew = time.Minute
 
 // HostStatus tells whether GitHub answers.
 type HostStatus struct {
@@ -82,11 +83,15 @@ func (c *Client) arrive(ctx context.Context, p pass, o outcome, failure error) {
 	c.breaker.end(p, o, failure)
 }
 
-// outcomeOf reads go-github's answer.
-func outcomeOf(response *github.Response, err error) outcome {
+// outcomeOf reads go-github's answer to request. That there is none to a call for
+// a check says nothing: a stranger's commits can make GitHub give up on one with a
+// 500, or not end in time. Exchanges find out quickly enough by their own calls.
+func outcomeOf(request call, response *github.Response, err error) outcome {
 	switch {
-	case err == nil:
+	case err == nil, errors.As(err, new(*github.AcceptedError)): // the latter is 202, whose body was read
 		return wasAnswered
+	case request.isForCheck() && (response == nil || response.Response == nil || response.StatusCode >= 500 || response.StatusCode < 300):
+		return saysNothing
 	case response == nil || response.Response == nil || response.StatusCode >= 500:
 		return wasNotAnswered
 	case len(response.Header) == 0: // go-github refused by itself
@@ -101,7 +106,7 @@ func outcomeOf(response *github.Response, err error) outcome {
 type clock struct {
 	log  *zap.Logger
 	skew atomic.Int64 // time.Duration; above 0 where ours is ahead
-	off  atomic.Bool  // it is more than maxClockSkew, and that was said
+	off  atomic.Bool  // it is more than MaxClockSkew, and that was said
 }
 
 // observe returns GitHub's time where an answer has it, else ours.
@@ -112,7 +117,7 @@ func (c *clock) observe(header http.Header, ours time.Time) time.Time {
 	}
 	skew := ours.Sub(theirs)
 	c.skew.Store(int64(skew))
-	off := skew.Abs() > maxClockSkew
+	off := skew.Abs() > MaxClockSkew
 	if c.off.Load() == off || !c.off.CompareAndSwap(!off, off) {
 		return theirs
 	}

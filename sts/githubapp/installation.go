@@ -22,6 +22,7 @@ type Installation struct {
 
 	repository string    // of the owner's: the one that it was found by
 	confirmed  time.Time // when the request left that GitHub answered with it
+	etag       string
 }
 
 // lookupKey names the question whether one App is installed on a repository.
@@ -54,16 +55,18 @@ func (c *Client) locate(ctx context.Context, a *app, owner, repo string, since t
 	}
 	current := func(k known[Installation]) bool { return c.isCurrent(k, since) }
 	return c.lookups.ask(ctx, key, current, func(ctx context.Context, f *flight[Installation]) (Installation, error) {
-		found, err := c.askInstallation(ctx, a, owner, repo)
+		found, err := c.askInstallation(ctx, a, owner, repo, c.lookups.recall(key).value)
+		absent := errors.Is(err, ErrNotInstalled)
+		// Refused: renamed or moved, perhaps.
+		if (absent || errors.Is(err, ErrRefused)) && !c.lookups.isForgotten(f) {
+			c.forgetFound(key)
+		}
 		switch {
 		case err == nil:
 			c.lookups.keep(key, f, found)
 			c.owners.Add(ownerKey{a.id, key.owner}, found.ID)
-		case errors.Is(err, ErrNotInstalled):
-			c.forgetFound(key)
+		case absent:
 			c.lookups.keepAbsent(key, f, knownFailure{err, c.now()})
-		case errors.Is(err, ErrRefused): // renamed or moved, perhaps
-			c.forgetFound(key)
 		}
 		return found, err
 	})
@@ -134,19 +137,25 @@ type installationAnswer struct {
 }
 
 // askInstallation makes the one call that finds an installation:
-// GET /repos/{owner}/{repo}/installation.
-func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string) (Installation, error) {
+// GET /repos/{owner}/{repo}/installation. It is asked whether old, if there is one,
+// is still what it was: that it is does not count against GitHub's primary limit.
+func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string, old Installation) (Installation, error) {
 	doing := fmt.Sprintf("%s as App %d", finding(owner, repo), a.id)
 	asked := c.now()
 	var got installationAnswer
-	_, err := c.doAsApp(ctx, a, a.quota, call{
+	answered, err := c.doAsApp(ctx, a, a.quota, call{
 		doing:   doing,
 		method:  http.MethodGet,
 		path:    "repos/" + owner + "/" + repo + "/installation",
+		etag:    old.etag,
 		missing: ErrNotInstalled,
 	}, &got)
 	if err != nil {
 		return Installation{}, err
+	}
+	if answered.notModified {
+		old.confirmed = asked
+		return old, nil
 	}
 	failure := &apiError{kind: ErrUnavailable, doing: doing, status: http.StatusOK}
 	switch {
@@ -162,5 +171,6 @@ func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string
 		failure.detail = fmt.Sprintf("installation %d of %s has been suspended since %s", got.ID, got.Account.Login, quote(got.SuspendedAt))
 		return Installation{}, failure
 	}
-	return Installation{AppID: a.id, ID: got.ID, Owner: got.Account.Login, Permissions: got.Permissions, repository: repo, confirmed: asked}, nil
+	return Installation{AppID: a.id, ID: got.ID, Owner: got.Account.Login, Permissions: got.Permissions,
+		repository: repo, confirmed: asked, etag: answered.etag}, nil
 }

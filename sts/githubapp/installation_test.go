@@ -188,3 +188,25 @@ func TestReinstalled(t *testing.T) {
 	w.wants(w.exchange(), "refused")
 	w.wants(w.exchange(), "ok")
 }
+
+// TestConfirmingIsFree: that an installation is still what it was does not count
+// against the App's hour.
+func TestConfirmingIsFree(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.github.SetAppRateLimit(appID, 5000, 2, w.clock.now().Add(time.Hour))
+	for n := range 10 {
+		inst, err := w.client.Installation(w.ctx, "acme", "app")
+		w.wants(err, "ok")
+		if inst.ID != w.acme || inst.Permissions["contents"] == "" {
+			t.Errorf("look-up %d: %+v", n, inst)
+		}
+		w.clock.advance(2 * time.Minute)
+	}
+	w.github.SetInstallationPermissions(w.acme, map[string]string{"contents": "read"})
+	inst, err := w.client.Installation(w.ctx, "acme", "app")
+	w.wants(err, "ok")
+	if inst.Permissions["contents"] != "read" {
+		t.Errorf("a change is not noticed: %+v", inst)
+	}
+}

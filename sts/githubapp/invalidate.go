@@ -33,12 +33,12 @@ func (c *Client) ForgetRepository(owner, repo string) {
 }
 
 // ForgetInstallation drops all that is kept for an installation, under whatever
-// name its owner had, with the token to read with; and all that is kept of
+// name its owner had, with the tokens that are kept of it; and all that is kept of
 // owner's repositories, whatever they are part of. What GitHub said about when to
 // come back still holds.
 func (c *Client) ForgetInstallation(id int64, owner string) {
 	if kept, ok := c.installations.Peek(id); ok {
-		kept.forgetToken()
+		kept.forgetTokens()
 	}
 	for _, g := range []group{{installation: id}, {owner: strings.ToLower(owner)}} {
 		c.lookups.forget(g, nil)

@@ -170,6 +170,13 @@ func (m *memory[K, V]) keepAbsent(key K, f *flight[V], failure knownFailure) {
 	m.list(key, none)
 }
 
+// isForgotten tells whether what f asks about was forgotten since it left.
+func (m *memory[K, V]) isForgotten(f *flight[V]) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return f.forgotten
+}
+
 // remove drops what is known of key to be there, if which says so.
 func (m *memory[K, V]) remove(key K, which func(V) bool) {
 	m.mu.Lock()

@@ -59,6 +59,12 @@ type InstallationToken struct {
 // A mint is not tried again after a time-out, a reset or a 5xx: the token may
 // exist, though its value is lost, and a second one would be one that no audit
 // entry accounts for. The lost one is in nobody's hands and dies within the hour.
+// It is tried once more after a 401, which mints nothing. Where a connection
+// could not be made it is not: net.Dialer has tried each of the host's addresses
+// by then, so that a second round would only double what a host gets that is
+// down. What net/http itself sends again has not been processed: a request on a
+// connection that was closed before any of it was written, or that an HTTP/2
+// server says it did not look at (RFC 9113, section 8.7).
 //
 // Errors: ErrRefused (GitHub's reason is in the text: a permission that the App
 // lacks, a repository that the installation cannot see, an installation that is

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ownerKey names an App on an owner, in lower case.
@@ -52,32 +53,44 @@ func (c *Client) Serves(appID int64, owner string) bool {
 	return slices.ContainsFunc(c.poolOf(owner), func(a *app) bool { return a.id == appID })
 }
 
-// Known tells whether Installation and File would ask GitHub about nothing that
-// it was not asked about before: the repository's installation and the file were
-// found before, however long ago, and are still kept; or that there is none is
-// still believed.
-func (c *Client) Known(owner, repo, path string) bool {
+// HasPool tells whether any App serves owner. Of an owner without a pool GitHub is
+// asked nothing.
+func (c *Client) HasPool(owner string) bool { return len(c.poolOf(owner)) > 0 }
+
+// Known tells what Installation and File would ask GitHub for a file. known: they
+// would ask about nothing that it was not asked about before. The repository's
+// installation and the file were found before, however long ago, and are still
+// kept; or that there is none is still believed. young: they would not ask at all,
+// since what is kept is not old enough to be asked for again; then known holds,
+// too.
+//
+// It is what holds at the moment. It asks nothing itself.
+func (c *Client) Known(owner, repo, path string) (known, young bool) {
+	current := true // what is kept of the installations that were looked at
+	since := c.confirmedSince()
 	for _, a := range c.ranked(c.poolOf(owner), owner) {
 		k := c.lookups.recall(lookupKeyOf(a, owner, repo))
+		current = current && c.isCurrent(k, since)
 		switch {
-		case k.found && c.limited(k.value, "") != nil, c.isAbsent(k):
+		case k.found && c.limited(k.value) != nil, c.isAbsent(k):
 			continue // passed over
 		case !k.found:
-			return false
+			return false, false
 		}
 		inst := k.value
 		file := c.files.recall(fileKey{inst.ID, strings.ToLower(inst.Owner), strings.ToLower(repo), path})
-		return file.found || c.isYoung(file)
+		known = file.found || c.isYoung(file)
+		return known, current && c.isYoung(file)
 	}
-	return true
+	return true, current
 }
 
-// KnownOwner tells whether some repository of owner's was found to be part of an
-// installation since this process started. (Of more than some thousand owners,
-// those that were found last.)
+// KnownOwner tells whether an App names the owner, or some repository of owner's
+// was found to be part of an installation since this process started. (Of more than
+// some thousand owners, those that were found last.)
 func (c *Client) KnownOwner(owner string) bool {
 	owner = strings.ToLower(owner)
-	return slices.ContainsFunc(c.poolOf(owner), func(a *app) bool { return c.owners.Contains(ownerKey{a.id, owner}) })
+	return len(c.pool[owner]) > 0 || slices.ContainsFunc(c.poolOf(owner), func(a *app) bool { return c.owners.Contains(ownerKey{a.id, owner}) })
 }
 
 func (c *Client) poolOf(owner string) []*app {
@@ -129,7 +142,7 @@ func (c *Client) choose(ctx context.Context, pool []*app, owner, repo string) (I
 
 // usable returns an App's installation where GitHub does not limit it.
 func (c *Client) usable(ctx context.Context, a *app, owner, repo string) (Installation, error) {
-	inst, err := c.locate(ctx, a, owner, repo, c.now().Add(-max(c.policyMaxAge, confirmationAge)))
+	inst, err := c.locate(ctx, a, owner, repo, c.confirmedSince())
 	if errors.Is(err, ErrRateLimited) {
 		k := c.lookups.recall(lookupKeyOf(a, owner, repo))
 		if !k.found || c.now().Sub(k.value.confirmed) >= stalePolicyMaxAge {
@@ -140,19 +153,27 @@ func (c *Client) usable(ctx context.Context, a *app, owner, repo string) (Instal
 	if err != nil {
 		return Installation{}, err
 	}
-	if limit := c.limited(inst, finding(owner, repo)); limit != nil {
+	if limit := c.limited(inst); limit != nil {
+		limit.doing = finding(owner, repo)
 		return Installation{}, limit
 	}
 	return inst, nil
 }
 
-// limited returns the limit that an installation has met, or nil.
-func (c *Client) limited(inst Installation, doing string) *RateLimitError {
+// confirmedSince is since when GitHub must have named an installation for it to be
+// used without asking again.
+func (c *Client) confirmedSince() time.Time {
+	return c.now().Add(-max(c.policyMaxAge, confirmationAge))
+}
+
+// limited returns the limit that an installation has met, or nil. What was being
+// done, the caller must add.
+func (c *Client) limited(inst Installation) *RateLimitError {
 	kept, ok := c.installations.Get(inst.ID)
 	if !ok {
 		return nil
 	}
-	return kept.quota.limited(doing)
+	return kept.quota.limited()
 }
 
 // ranked returns the pool's Apps in the order in which they are asked.

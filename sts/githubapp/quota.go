@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-github/v60/github"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 )
 
 // Bounds on what an answer can make us wait. GitHub's primary limit starts anew
@@ -36,12 +37,12 @@ type quota struct {
 	now    func() time.Time
 	log    *zap.Logger
 	github func() *github.Client
+	pace   *rate.Limiter // of the calls for checks
 
-	mu      sync.Mutex // guards what follows
-	client  *github.Client
-	until   time.Time // no call leaves before
-	kind    error     // what a call before that time gets
-	strikes int       // limits met without a stated wait since the last success
+	mu         sync.Mutex // guards what follows
+	client     *github.Client
+	everything hold
+	background hold // as well, of background calls
 
 	// What GitHub said last of its primary limit: so many calls an hour, so many
 	// left of them, until reset by our clock. limit is 0 where it said nothing.
@@ -49,11 +50,18 @@ type quota struct {
 	reset            time.Time
 }
 
+// hold keeps calls from leaving for a while.
+type hold struct {
+	until   time.Time // none leaves before
+	kind    error     // what a call before that time gets
+	strikes int       // limits met without a stated wait since the last success
+}
+
 // fullTenths is what a quota has left that nothing is known of.
 const fullTenths = 10
 
 func (c *Client) newQuota(name string) *quota {
-	return &quota{name: name, now: c.now, log: c.log, github: c.newGitHub, client: c.newGitHub()}
+	return &quota{name: name, now: c.now, log: c.log, github: c.newGitHub, pace: newPace(), client: c.newGitHub()}
 }
 
 // admit returns the client to call with, or the error that a call gets which
@@ -63,12 +71,16 @@ func (q *quota) admit(request call) (*github.Client, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.now()
-	wait := q.until.Sub(now)
+	held := q.everything
+	if request.background && q.background.until.After(held.until) {
+		held = q.background
+	}
+	wait := held.until.Sub(now)
 	switch {
-	case wait > 0 && q.kind == ErrRateLimited:
+	case wait > 0 && held.kind == ErrRateLimited:
 		return nil, q.limitError(wait, request.doing)
 	case wait > 0:
-		return nil, &apiError{kind: q.kind, doing: request.doing, detail: fmt.Sprintf("%s, for another %s", q.heldBack(), wait.Round(time.Second))}
+		return nil, &apiError{kind: held.kind, doing: request.doing, detail: fmt.Sprintf("%s, for another %s", q.heldBack(), wait.Round(time.Second))}
 	case request.background && q.isKnown(now) && 2*q.remaining < q.limit:
 		return nil, &RateLimitError{RetryAfter: q.reset.Sub(now), doing: request.doing,
 			detail: fmt.Sprintf("%s has %d of %d calls left, which are for exchanges", q.name, q.remaining, q.limit)}
@@ -82,15 +94,15 @@ func (q *quota) limitError(wait time.Duration, doing string) *RateLimitError {
 	return &RateLimitError{RetryAfter: wait, doing: doing, detail: q.heldBack()}
 }
 
-// limited returns the rate limit that holds now, or nil.
-func (q *quota) limited(doing string) *RateLimitError {
+// limited returns the rate limit that holds now, for whatever is done, or nil.
+func (q *quota) limited() *RateLimitError {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	wait := q.until.Sub(q.now())
-	if wait <= 0 || q.kind != ErrRateLimited {
+	wait := q.everything.until.Sub(q.now())
+	if wait <= 0 || q.everything.kind != ErrRateLimited {
 		return nil
 	}
-	return q.limitError(wait, doing)
+	return q.limitError(wait, "")
 }
 
 // isKnown needs q.mu.
@@ -109,20 +121,26 @@ func (q *quota) tenthsLeft() int {
 
 // observe reads what an answer says of the primary limit. Theirs is GitHub's
 // clock: ours may be off.
-func (q *quota) observe(rate github.Rate, theirs time.Time) {
-	if rate.Limit <= 0 || rate.Remaining < 0 || rate.Remaining > rate.Limit {
+func (q *quota) observe(told github.Rate, theirs time.Time) {
+	if told.Limit <= 0 || told.Remaining < 0 || told.Remaining > told.Limit {
 		return
 	}
-	wait := min(rate.Reset.Sub(theirs), maxWait)
+	wait := min(told.Reset.Sub(theirs), maxWait)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.limit, q.remaining, q.reset = rate.Limit, rate.Remaining, q.now().Add(wait)
+	if q.limit != told.Limit {
+		q.pace.SetLimit(paceFor(told.Limit))
+	}
+	q.limit, q.remaining, q.reset = told.Limit, told.Remaining, q.now().Add(wait)
 }
 
-func (q *quota) succeeded() {
+func (q *quota) succeeded(request call) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.strikes = 0
+	q.everything.strikes = 0
+	if request.background {
+		q.background.strikes = 0
+	}
 }
 
 // retryAfter reads how long GitHub wants us to wait, as its documentation on
@@ -155,29 +173,42 @@ func (q *quota) retryAfter(header http.Header, err error) (wait time.Duration, t
 	return 0, false
 }
 
-// holdBack lets no call leave for a while, and returns for how long.
-func (q *quota) holdBack(wait time.Duration, told bool, kind error) time.Duration {
+// isSecondary tells whether a rate limit is certainly not the primary one: the
+// answer says that some calls are left of that. GitHub's documentation tells the
+// two apart in no other way, and not every answer has the header.
+func isSecondary(header http.Header) bool {
+	remaining, err := strconv.Atoi(header.Get("X-Ratelimit-Remaining"))
+	return err == nil && remaining > 0
+}
+
+// holdBack lets no call leave for a while, or no background call, and returns for
+// how long.
+func (q *quota) holdBack(wait time.Duration, told bool, kind error, background bool) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	h, account := &q.everything, q.name
+	if background {
+		h, account = &q.background, q.name+", in the background"
+	}
 	longest := maxWait
 	if kind == ErrUnavailable {
 		longest = maxFaultWait
 	}
 	// Calls that were under way together meet one limit, not several.
-	first := !q.now().Before(q.until)
+	first := !q.now().Before(h.until)
 	if !told {
-		wait = unstatedWait << min(q.strikes, maxDoublings)
+		wait = unstatedWait << min(h.strikes, maxDoublings)
 		if first {
-			q.strikes++
+			h.strikes++
 		}
 	}
 	wait = min(max(wait, minWait), longest)
-	if until := q.now().Add(wait); until.After(q.until) {
-		q.until, q.kind = until, kind
+	if until := q.now().Add(wait); until.After(h.until) {
+		h.until, h.kind = until, kind
 	}
 	if first {
-		q.log.Warn("GitHub says to wait", zap.String("account", q.name), zap.Duration("wait", wait), zap.NamedError("kind", kind))
+		q.log.Warn("GitHub says to wait", zap.String("account", account), zap.Duration("wait", wait), zap.NamedError("kind", kind))
 	}
 	q.client = q.github()
-	return q.until.Sub(q.now())
+	return h.until.Sub(q.now())
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -27,8 +28,10 @@ type routes struct {
 // owner: only the App that made a check run may update it. The App is the best
 // one when it is first asked for, is remembered in Config.State before it is
 // used, and so is the same one after a restart. Where GitHub limits it, the error
-// is that limit, and no other App is used. Where it is in owner's pool no more,
-// or not installed on the repository, another one is chosen and remembered.
+// is that limit, and no other App is used. Where it is not installed on the
+// repository, it is the first one of the configuration that is, and the owner's
+// other repositories keep theirs. Where it is in owner's pool no more, another
+// one is chosen and remembered.
 //
 // Errors: those of Installation; ErrUnavailable also where Config.State cannot be
 // read or written.
@@ -37,30 +40,30 @@ func (c *Client) StickyInstallation(ctx context.Context, owner, repo string) (In
 	if err != nil {
 		return Installation{}, err
 	}
-	for range len(pool) + 1 { // others may choose at the same time, but not for ever
-		current, err := c.routes.get(owner)
-		if err != nil {
-			return Installation{}, &apiError{kind: ErrUnavailable, doing: finding(owner, repo), cause: err}
-		}
-		if a := c.apps[current]; a != nil && c.Serves(current, owner) {
-			inst, err := c.usable(ctx, a, owner, repo)
-			if !errors.Is(err, ErrNotInstalled) {
-				return inst, err
-			}
-		}
+	current, err := c.routes.get(owner)
+	if err != nil {
+		return Installation{}, &apiError{kind: ErrUnavailable, doing: finding(owner, repo), cause: err}
+	}
+	if !c.Serves(current, owner) {
 		best, err := c.choose(ctx, pool, owner, repo)
 		if err != nil {
 			return Installation{}, err
 		}
-		changed, err := c.routes.change(owner, current, best.AppID)
-		if err != nil {
+		// Others may choose at the same time: what the first one chose counts.
+		if current, err = c.routes.change(owner, current, best.AppID); err != nil {
 			return Installation{}, &apiError{kind: ErrUnavailable, doing: finding(owner, repo), cause: err}
 		}
-		if changed {
-			return best, nil
-		}
 	}
-	return Installation{}, &apiError{kind: ErrUnavailable, doing: finding(owner, repo), detail: "the owner's App changes all the time"}
+	others := slices.DeleteFunc(slices.Clone(pool), func(a *app) bool { return a.id == current })
+	var absent []error
+	for _, a := range append([]*app{c.apps[current]}, others...) {
+		inst, err := c.usable(ctx, a, owner, repo)
+		if !errors.Is(err, ErrNotInstalled) {
+			return inst, err
+		}
+		absent = append(absent, err)
+	}
+	return Installation{}, errors.Join(absent...)
 }
 
 // get returns 0 where the owner has no App yet.
@@ -100,16 +103,16 @@ func (r *routes) read(owner string) (appID int64, err error) {
 }
 
 // change makes owner stick to another App, if it is still at the one that it was
-// thought to be at, and reports whether it now sticks to that other App.
-func (r *routes) change(owner string, from, to int64) (bool, error) {
+// thought to be at, and returns the App that it sticks to then.
+func (r *routes) change(owner string, from, to int64) (appID int64, err error) {
 	owner = strings.ToLower(owner)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	current, err := r.read(owner)
 	if err != nil || current != from {
-		return false, err
+		return current, err
 	}
-	if r.db != nil && from != to {
+	if r.db != nil {
 		err := r.db.Update(func(tx *bbolt.Tx) error {
 			bucket, err := tx.CreateBucketIfNotExists(routesBucket)
 			if err != nil {
@@ -118,9 +121,9 @@ func (r *routes) change(owner string, from, to int64) (bool, error) {
 			return bucket.Put([]byte(owner), binary.BigEndian.AppendUint64(nil, uint64(to)))
 		})
 		if err != nil {
-			return false, fmt.Errorf("remembering that %s sticks to App %d: %w", owner, to, err)
+			return 0, fmt.Errorf("remembering that %s sticks to App %d: %w", owner, to, err)
 		}
 	}
 	r.known.Add(owner, to)
-	return true, nil
+	return to, nil
 }

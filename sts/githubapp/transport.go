@@ -19,8 +19,7 @@ import (
 )
 
 const (
-	dialTimeout   = 5 * time.Second
-	headerTimeout = 10 * time.Second
+	dialTimeout = 5 * time.Second
 
 	// pingAfter of silence the connection is proven alive. Without that, a
 	// connection that a firewall forgot would swallow calls until TCP gives up.
@@ -90,7 +89,6 @@ func newHTTPClient(roots *x509.CertPool) *http.Client {
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  headerTimeout,
 		ForceAttemptHTTP2:      true,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		MaxIdleConns:           maxIdle,
