@@ -5,7 +5,8 @@
 //     calls. It is a real server (HTTP/2 over TLS, with a certificate authority
 //     of its own), it verifies App JWTs and installation tokens for real, and it
 //     refuses what GitHub refuses. It keeps account of every token that it
-//     minted, so that a test can prove that none leaked.
+//     minted, so that a test can prove that none leaked. It has commits, branches
+//     and pull requests, and delivers the events about them to webhooks.
 //   - [Issuer], an OIDC issuer with discovery and a key set, that can rotate its
 //     keys and misbehave in the ways that an issuer can.
 //   - [Service], the real octo-stsd and octo-sts-signer, running as processes
@@ -17,6 +18,6 @@
 // App that was never added).
 //
 // What it is not: a general GitHub simulator. Everything that the appliance
-// does not call is absent and answered 404, there is one branch per
-// repository, and secondary rate limits are only given when asked for.
+// does not call is absent and answered 404, there are no tags, and secondary
+// rate limits are only given when asked for.
 package ststest

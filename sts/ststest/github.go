@@ -43,7 +43,7 @@ type GitHubConfig struct {
 	// Latency is added to every answer. SetLatency changes it.
 	Latency time.Duration
 	// RateLimit is the primary limit of each installation, in requests an hour;
-	// it is enforced. GitHub's own is 5,000 to 15,000. Default: 5,000,000, so
+	// it is enforced. GitHub's own is 5,000 to 15,000. Default: 50,000,000, so
 	// that no test meets it by chance. InstallOptions.RateLimit overrides it.
 	RateLimit int
 	// WeakETags makes entity tags weak (W/"…"), as GitHub's are after
@@ -72,6 +72,8 @@ type GitHub struct {
 
 	world  world
 	ledger ledger
+	ctx    context.Context // of deliveries; cancel ends it at Close
+	cancel context.CancelFunc
 	jwts   sync.Map // SHA-256 of a verified App JWT → *appJWT
 
 	faults      faults
@@ -93,7 +95,7 @@ func NewGitHub(ctx context.Context, c GitHubConfig) (*GitHub, error) {
 		c.Address = "127.0.0.1:0"
 	}
 	if c.RateLimit == 0 {
-		c.RateLimit = 5_000_000
+		c.RateLimit = 50_000_000
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -126,6 +128,7 @@ func NewGitHub(ctx context.Context, c GitHubConfig) (*GitHub, error) {
 		return nil, fmt.Errorf("listening for the fake GitHub: %w", err)
 	}
 	g.url = "https://" + ln.Addr().String() + c.BasePath
+	g.ctx, g.cancel = context.WithCancel(ctx)
 	g.server = &http.Server{
 		Handler:           g,
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
@@ -151,6 +154,10 @@ type connKey struct{}
 // goes into github.api_url.
 func (g *GitHub) URL() string { return g.url }
 
+// web is the address of GitHub's pages: at a GitHub Enterprise Server they are
+// beside the API, not under it.
+func (g *GitHub) web() string { return strings.TrimSuffix(g.url, g.config.BasePath) }
+
 // CAPEM is the certificate of the authority that signed the fake's
 // certificate: what goes into the file that github.ca_file names.
 func (g *GitHub) CAPEM() []byte { return g.ca.pem }
@@ -170,8 +177,11 @@ func newClient(roots *x509.CertPool) *http.Client {
 	}
 }
 
-// Close ends the fake at once, cutting every connection.
-func (g *GitHub) Close() { g.server.Close() }
+// Close ends the fake at once, cutting every connection and delivery.
+func (g *GitHub) Close() {
+	g.cancel()
+	g.server.Close()
+}
 
 // SetLatency sets the delay that is added to every answer from now on.
 func (g *GitHub) SetLatency(d time.Duration) { g.latency.Store(int64(d)) }

@@ -33,6 +33,13 @@ func refusal(status int, message, documentation string) answer {
 
 func notFound() answer       { return refusal(http.StatusNotFound, "Not Found", "") }
 func badCredentials() answer { return refusal(http.StatusUnauthorized, "Bad credentials", "") }
+
+// archivedRefusal is GitHub's answer to what would write to an archived
+// repository.
+func archivedRefusal() answer {
+	return refusal(http.StatusForbidden, "Repository was archived so is read-only.", "")
+}
+
 func unprocessable(message string) answer {
 	return refusal(http.StatusUnprocessableEntity, message, "")
 }
@@ -47,10 +54,11 @@ func forbidden(accepted string) answer {
 	return a
 }
 
-// primaryLimit is GitHub's answer where an installation's hour is used up: 403
-// or 429, by GitHub's documentation. The x-ratelimit headers say the rest.
-func primaryLimit(status int, installation int64) answer {
-	return refusal(status, fmt.Sprintf("API rate limit exceeded for installation ID %d.", installation),
+// primaryLimit is GitHub's answer where the hour of an installation (or App) is
+// used up: 403 or 429, by GitHub's documentation. The x-ratelimit headers say
+// the rest.
+func primaryLimit(status int, whose string) answer {
+	return refusal(status, "API rate limit exceeded for "+whose+".",
 		"/overview/rate-limits-for-the-rest-api")
 }
 
@@ -83,13 +91,13 @@ func (g *GitHub) write(w http.ResponseWriter, r *request, a answer, fault *Fault
 		if matches(r.Header.Get("If-None-Match"), tag) {
 			a.status, body = http.StatusNotModified, nil
 			h.Del("Content-Type")
-			if r.grant != nil {
-				r.grant.installation.rate.giveBack()
+			if r.bucket != nil {
+				r.bucket.giveBack()
 			}
 		}
 	}
-	if r.grant != nil {
-		r.grant.installation.rate.headers(h)
+	if r.bucket != nil {
+		r.bucket.headers(h)
 	}
 	if fault != nil && fault.Truncate {
 		body = body[:len(body)/2]
@@ -142,12 +150,18 @@ func matches(header, tag string) bool {
 // page is the slice of all that the query's per_page and page ask for, and a
 // Link header as GitHub has it ("" where there is one page).
 func page[T any](r *request, all []T) (part []T, link string) {
+	return pageOf(r, all, 30, 100)
+}
+
+// pageOf is page with other sizes: that of a query that asks for none, and the
+// largest.
+func pageOf[T any](r *request, all []T, usual, largest int) (part []T, link string) {
 	query := r.URL.Query()
 	size, err := strconv.Atoi(query.Get("per_page"))
 	if err != nil || size < 1 {
-		size = 30
+		size = usual
 	}
-	size = min(size, 100)
+	size = min(size, largest)
 	number, err := strconv.Atoi(query.Get("page"))
 	if err != nil || number < 1 {
 		number = 1
@@ -177,8 +191,16 @@ func page[T any](r *request, all []T) (part []T, link string) {
 	return part, b.String()
 }
 
-// rateBucket is the primary rate limit of one installation: so many requests
-// an hour.
+// withLink is a with a Link header, unless that is empty.
+func withLink(a answer, link string) answer {
+	if link != "" {
+		a.header = map[string]string{"Link": link}
+	}
+	return a
+}
+
+// rateBucket is the primary rate limit of one installation, or of an App's own
+// calls: so many requests an hour.
 type rateBucket struct {
 	mu    sync.Mutex // guards the rest
 	limit int

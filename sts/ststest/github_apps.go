@@ -28,25 +28,28 @@ func (r *request) getApp() answer {
 			count++
 		}
 	}
+	body := r.g.describeApp(a)
+	body["installations_count"] = count
+	return answer{status: http.StatusOK, body: body}
+}
+
+// describeApp is GitHub's integration schema. The caller holds world.mu.
+func (g *GitHub) describeApp(a *app) map[string]any {
 	created := a.created.UTC().Format(timeFormat)
-	return answer{status: http.StatusOK, body: map[string]any{
+	return map[string]any{
 		"id": a.id, "slug": a.slug, "client_id": a.clientID(), "node_id": nodeID("A", a.id), "name": a.slug,
-		"owner": r.g.account(&owner{id: 1, login: "app-owner"}), "description": nil,
-		"external_url": r.g.url + "/apps/" + a.slug, "html_url": r.g.url + "/apps/" + a.slug,
-		"created_at": created, "updated_at": created, "permissions": a.permissions, "events": orEmpty(a.events),
-		"installations_count": count,
-	}}
+		"owner": g.account(&owner{id: 1, login: "app-owner"}), "description": nil,
+		"external_url": g.web() + "/apps/" + a.slug, "html_url": g.web() + "/apps/" + a.slug,
+		"created_at": created, "updated_at": created, "permissions": a.permissions, "events": a.hook.subscribed(a),
+	}
 }
 
 // describeInstallation is GitHub's installation schema. The caller holds
 // world.mu.
 func (g *GitHub) describeInstallation(i *installation) map[string]any {
-	target, selection := "Organization", "selected"
+	target := "Organization"
 	if i.owner.user {
 		target = "User"
-	}
-	if i.all {
-		selection = "all"
 	}
 	var suspendedAt, suspendedBy any
 	if !i.suspended.IsZero() {
@@ -55,11 +58,11 @@ func (g *GitHub) describeInstallation(i *installation) map[string]any {
 	created := i.created.UTC().Format(timeFormat)
 	return map[string]any{
 		"id": i.id, "client_id": i.app.clientID(), "account": g.account(i.owner), "app_id": i.app.id, "app_slug": i.app.slug,
-		"target_id": i.owner.id, "target_type": target, "repository_selection": selection,
+		"target_id": i.owner.id, "target_type": target, "repository_selection": i.selection(),
 		"access_tokens_url": fmt.Sprintf("%s/app/installations/%d/access_tokens", g.url, i.id),
 		"repositories_url":  g.url + "/installation/repositories",
-		"html_url":          fmt.Sprintf("%s/organizations/%s/settings/installations/%d", g.url, i.owner.login, i.id),
-		"permissions":       i.permissions, "events": orEmpty(i.app.events), "single_file_name": nil, "has_multiple_single_files": false,
+		"html_url":          fmt.Sprintf("%s/organizations/%s/settings/installations/%d", g.web(), i.owner.login, i.id),
+		"permissions":       i.permissions, "events": i.app.hook.subscribed(i.app), "single_file_name": nil, "has_multiple_single_files": false,
 		"single_file_paths": []string{}, "created_at": created, "updated_at": created,
 		"suspended_at": suspendedAt, "suspended_by": suspendedBy,
 	}

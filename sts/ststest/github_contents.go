@@ -2,19 +2,17 @@ package ststest
 
 import (
 	"bytes"
-	"crypto/rand"
-	"crypto/sha1"
 	"encoding/base64"
-	"encoding/hex"
-	"fmt"
 	"net/http"
 	"path"
-	"slices"
 	"strings"
 )
 
-// defaultBranch is the one branch of every repository.
+// defaultBranch of a new repository.
 const defaultBranch = "main"
+
+// maxDirectoryEntries is how many files a directory's listing has.
+const maxDirectoryEntries = 1000
 
 // nodeKind is GitHub's "type" of what lies at a path.
 type nodeKind string
@@ -36,12 +34,7 @@ type node struct {
 }
 
 // blobSHA is git's object name of a blob.
-func blobSHA(content []byte) string {
-	h := sha1.New()
-	fmt.Fprintf(h, "blob %d\x00", len(content))
-	h.Write(content)
-	return hex.EncodeToString(h.Sum(nil))
-}
+func blobSHA(content []byte) string { return gitSHA("blob", content) }
 
 // PutFile writes a file on the default branch.
 func (g *GitHub) PutFile(ownerLogin, repo, file, content string) {
@@ -74,45 +67,22 @@ func (g *GitHub) DeleteFile(ownerLogin, repo, file string) {
 	g.put(ownerLogin, repo, file, nil)
 }
 
+// put is a silent commit on the default branch.
 func (g *GitHub) put(ownerLogin, repo, file string, n *node) {
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
 	r := g.mustRepository(ownerLogin, repo)
-	r.remove(file)
-	if n != nil {
-		for dir := path.Dir(file); dir != "."; dir = path.Dir(dir) {
-			delete(r.nodes, dir) // a file gives way to a directory
-		}
-		r.nodes[file] = n
-	}
+	g.putNode(r, file, n, r.network.nextMessage())
 }
 
-// remove removes file, or the directory of that name. The caller holds
-// world.mu.
-func (r *repository) remove(file string) {
-	for p := range r.nodes {
-		if p == file || strings.HasPrefix(p, file+"/") {
-			delete(r.nodes, p)
-		}
-	}
-}
-
-// children are the paths directly in dir, sorted. The caller holds world.mu.
-func (r *repository) children(dir string) []string {
-	var paths []string
-	for p := range r.nodes {
-		rest, ok := strings.CutPrefix(p, dir+"/")
-		if dir == "" {
-			rest, ok = p, true
-		}
-		if !ok {
-			continue
-		}
-		first, _, _ := strings.Cut(rest, "/")
-		paths = append(paths, path.Join(dir, first))
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths)
+// putNode commits n at a path of the default branch; nil removes what is
+// there. The caller holds world.mu.
+func (g *GitHub) putNode(r *repository, file string, n *node, message string) *commit {
+	d := r.tip().tree.draft()
+	d.put(path.Clean(file), n)
+	c := r.network.commit(d.tree(r.network), message, g.now(), r.tip())
+	r.branches[r.defaultBranch] = c
+	return c
 }
 
 // mediaType is the part of Accept that matters: "raw", "object" or "".
@@ -133,17 +103,22 @@ func (r *request) getContents() answer {
 	if !ok {
 		return a
 	}
-	if ref := strings.TrimPrefix(r.URL.Query().Get("ref"), "refs/heads/"); ref != "" && ref != defaultBranch && ref != "HEAD" {
-		return refusal(http.StatusNotFound, "No commit found for the ref "+ref, "/repos/contents#get-repository-content")
+	at := view{repo: repo, ref: r.URL.Query().Get("ref")}
+	if at.ref == "" {
+		at.ref = repo.defaultBranch
+	}
+	if at.commit = repo.resolve(at.ref); at.commit == nil {
+		return refusal(http.StatusNotFound, "No commit found for the ref "+at.ref, "/repos/contents#get-repository-content")
 	}
 	file, media := strings.Trim(r.PathValue("path"), "/"), mediaType(r.Header.Get("Accept"))
-	n := repo.nodes[file]
-	if n == nil {
-		return r.getDirectory(repo, file, media)
+	e, _ := at.commit.tree.find(file)
+	if e.node == nil {
+		return r.getDirectory(at, file, e.dir, media)
 	}
+	n := e.node
 	shown := n // what is shown in n's place
 	if n.kind == symlinkNode {
-		if target := repo.nodes[path.Join(path.Dir(file), string(n.content))]; target != nil && target.kind == fileNode {
+		if target := at.commit.tree.file(path.Join(path.Dir(file), string(n.content))); target != nil && target.kind == fileNode {
 			shown = &node{kind: fileNode, content: target.content, sha: n.sha}
 		}
 	}
@@ -153,29 +128,37 @@ func (r *request) getContents() answer {
 	case media == "raw" && shown.kind != submoduleNode:
 		return answer{status: http.StatusOK, raw: shown.content, contentType: "application/vnd.github.raw+json; charset=utf-8"}
 	}
-	return answer{status: http.StatusOK, body: r.g.describeNode(repo, file, shown, true)}
+	return answer{status: http.StatusOK, body: r.g.describeNode(at, file, shown, true)}
 }
 
-// getDirectory answers for a path that is no node: a directory, or nothing.
-// The caller holds world.mu.
-func (r *request) getDirectory(repo *repository, dir, media string) answer {
-	entries := []any{}
-	for _, p := range repo.children(dir) {
-		n := repo.nodes[p]
+// view is a repository at a commit, by the name that a caller has for that.
+type view struct {
+	repo   *repository
+	ref    string
+	commit *commit
+}
+
+// getDirectory answers for a path that is no node: a directory, or, where dir
+// is nil, nothing. The caller holds world.mu.
+func (r *request) getDirectory(at view, file string, dir *tree, media string) answer {
+	if dir == nil || len(dir.entries) == 0 {
+		return refusal(http.StatusNotFound, "Not Found", "/repos/contents#get-repository-content")
+	}
+	entries := make([]any, 0, len(dir.entries))
+	names := dir.byName()
+	for _, e := range names[:min(len(names), maxDirectoryEntries)] {
+		n := e.node
 		if n == nil {
-			n = &node{kind: directoryNode, sha: blobSHA([]byte(p))}
+			n = &node{kind: directoryNode, sha: e.dir.sha}
 		}
-		d := r.g.describeNode(repo, p, n, false)
+		d := r.g.describeNode(at, path.Join(file, e.name), n, false)
 		if n.kind == submoduleNode {
 			d["type"] = fileNode // GitHub says so in lists, for old clients' sake
 		}
 		entries = append(entries, d)
 	}
-	if len(entries) == 0 {
-		return refusal(http.StatusNotFound, "Not Found", "/repos/contents#get-repository-content")
-	}
 	if media == "object" {
-		d := r.g.describeNode(repo, dir, &node{kind: directoryNode, sha: blobSHA([]byte(dir))}, false)
+		d := r.g.describeNode(at, file, &node{kind: directoryNode, sha: dir.sha}, false)
 		d["entries"] = entries
 		return answer{status: http.StatusOK, body: d}
 	}
@@ -184,16 +167,16 @@ func (r *request) getDirectory(repo *repository, dir, media string) answer {
 
 // describeNode is GitHub's content-file, content-symlink, content-submodule or
 // an entry of content-directory. The caller holds world.mu.
-func (g *GitHub) describeNode(repo *repository, file string, n *node, withContent bool) map[string]any {
-	full := repo.owner.login + "/" + repo.name
+func (g *GitHub) describeNode(at view, file string, n *node, withContent bool) map[string]any {
+	full := at.repo.owner.login + "/" + at.repo.name
 	api := g.url + "/repos/" + full
-	self := api + "/contents/" + file + "?ref=" + defaultBranch
+	self := api + "/contents/" + file + "?ref=" + at.ref
 	git := api + "/git/blobs/" + n.sha
-	html := g.url + "/" + full + "/blob/" + defaultBranch + "/" + file
+	html := g.web() + "/" + full + "/blob/" + at.ref + "/" + file
 	d := map[string]any{
 		"type": n.kind, "name": path.Base(file), "path": file, "sha": n.sha, "size": len(n.content),
 		"url": self, "git_url": git, "html_url": html,
-		"download_url": g.url + "/raw/" + full + "/" + defaultBranch + "/" + file,
+		"download_url": g.web() + "/raw/" + full + "/" + at.ref + "/" + file,
 		"_links":       map[string]any{"self": self, "git": git, "html": html},
 	}
 	switch n.kind {
@@ -247,6 +230,9 @@ func (r *request) putContents() answer {
 	if !ok {
 		return a
 	}
+	if repo.archived {
+		return archivedRefusal()
+	}
 	file := strings.Trim(r.PathValue("path"), "/")
 	if strings.HasPrefix(file, ".github/workflows/") && !permits(r.grant.effective("workflows"), "write") {
 		return forbidden("contents=write; workflows=write")
@@ -255,7 +241,7 @@ func (r *request) putContents() answer {
 	if err != nil {
 		return unprocessable("content is not valid Base64")
 	}
-	status, old := http.StatusCreated, repo.nodes[file]
+	status, old := http.StatusCreated, repo.tip().tree.file(file)
 	if old != nil {
 		status = http.StatusOK
 		if in.SHA == "" {
@@ -266,13 +252,12 @@ func (r *request) putContents() answer {
 		}
 	}
 	n := &node{kind: fileNode, content: content, sha: blobSHA(content)}
-	repo.remove(file)
-	repo.nodes[file] = n
-	commit := make([]byte, 20)
-	rand.Read(commit)
-	sha := hex.EncodeToString(commit)
+	before := repo.tip()
+	c := r.g.putNode(repo, file, n, in.Message)
+	r.g.later(r.g.pushEvents(pushed{repo: repo, branch: repo.defaultBranch, before: before, after: c, sender: r.app.bot()}))
+	at := view{repo: repo, ref: repo.defaultBranch, commit: c}
 	return answer{status: status, body: map[string]any{
-		"content": r.g.describeNode(repo, file, n, false),
-		"commit":  map[string]any{"sha": sha, "message": in.Message, "url": r.g.url + "/repos/" + repo.owner.login + "/" + repo.name + "/git/commits/" + sha},
+		"content": r.g.describeNode(at, file, n, false),
+		"commit":  map[string]any{"sha": c.sha, "message": in.Message, "url": r.g.url + "/repos/" + repo.owner.login + "/" + repo.name + "/git/commits/" + c.sha},
 	}}
 }

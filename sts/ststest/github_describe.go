@@ -14,7 +14,7 @@ const timeFormat = "2006-01-02T15:04:05Z"
 // addresses. The caller holds world.mu.
 func (g *GitHub) describe(r *repository) {
 	full := r.owner.login + "/" + r.name
-	api, html := g.url+"/repos/"+full, g.url+"/"+full
+	api, html := g.url+"/repos/"+full, g.web()+"/"+full
 	created := r.created.UTC().Format(timeFormat)
 	visibility := "private"
 	if r.public {
@@ -22,10 +22,10 @@ func (g *GitHub) describe(r *repository) {
 	}
 	d := map[string]any{
 		"id": r.id, "node_id": nodeID("R", r.id), "name": r.name, "full_name": full, "owner": g.account(r.owner),
-		"private": !r.public, "visibility": visibility, "url": api, "html_url": html, "description": nil, "fork": false,
-		"default_branch": defaultBranch, "git_url": "git://github.test/" + full + ".git", "clone_url": html + ".git",
+		"private": !r.public, "visibility": visibility, "url": api, "html_url": html, "description": nil, "fork": r.fork,
+		"default_branch": r.defaultBranch, "git_url": "git://github.test/" + full + ".git", "clone_url": html + ".git",
 		"ssh_url": "git@github.test:" + full + ".git", "svn_url": html, "mirror_url": nil, "homepage": nil, "language": nil,
-		"license": nil, "created_at": created, "updated_at": created, "pushed_at": created, "size": 0,
+		"license": nil, "topics": []string{}, "created_at": created, "updated_at": created, "pushed_at": created, "size": 0,
 		"git_refs_url": api + "/git/refs{/sha}", "git_tags_url": api + "/git/tags{/sha}", "git_commits_url": api + "/git/commits{/sha}",
 		"contents_url": api + "/contents/{+path}", "archive_url": api + "/{archive_format}{/ref}", "compare_url": api + "/compare/{base}...{head}",
 	}
@@ -44,9 +44,10 @@ func (g *GitHub) describe(r *repository) {
 	for _, flag := range []string{"issues", "projects", "wiki", "downloads"} {
 		d["has_"+flag] = true
 	}
-	for _, flag := range []string{"has_pages", "has_discussions", "archived", "disabled"} {
+	for _, flag := range []string{"has_pages", "has_discussions", "disabled"} {
 		d[flag] = false
 	}
+	d["archived"] = r.archived
 	for _, count := range []string{"forks", "forks_count", "open_issues", "open_issues_count", "stargazers_count", "watchers", "watchers_count", "network_count", "subscribers_count"} {
 		d[count] = 0
 	}
@@ -65,7 +66,7 @@ func (g *GitHub) account(o *owner) map[string]any {
 	api := g.url + "/users/" + o.login
 	return map[string]any{
 		"login": o.login, "id": o.id, "node_id": nodeID("O", o.id), "avatar_url": g.url + "/avatars/" + o.login, "gravatar_id": "",
-		"url": api, "html_url": g.url + "/" + o.login, "followers_url": api + "/followers", "following_url": api + "/following{/other_user}",
+		"url": api, "html_url": g.web() + "/" + o.login, "followers_url": api + "/followers", "following_url": api + "/following{/other_user}",
 		"gists_url": api + "/gists{/gist_id}", "starred_url": api + "/starred{/owner}{/repo}", "subscriptions_url": api + "/subscriptions",
 		"organizations_url": api + "/orgs", "repos_url": api + "/repos", "events_url": api + "/events{/privacy}",
 		"received_events_url": api + "/received_events", "type": kind, "site_admin": false,

@@ -55,7 +55,7 @@ type Fault struct {
 func PrimaryRateLimit(status int, reset time.Time) Fault {
 	return Fault{
 		Status: status,
-		Body:   string(mustMarshal(primaryLimit(status, 1).body)),
+		Body:   string(mustMarshal(primaryLimit(status, "installation ID 1").body)),
 		Header: map[string]string{
 			"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Used": "5000",
 			"X-RateLimit-Reset": strconv.FormatInt(reset.Unix(), 10), "X-RateLimit-Resource": "core",

@@ -3,7 +3,9 @@ package ststest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -31,15 +33,17 @@ func (g *GitHub) AddRepositoryWith(ownerLogin, name string, o RepositoryOptions)
 	}
 	r := &repository{
 		id: w.nextID(), owner: w.owner(ownerLogin, false), name: name, public: o.Public,
-		nodes: map[string]*node{}, created: g.now(),
+		defaultBranch: defaultBranch, branches: map[string]*commit{}, suites: map[string][]*checkSuite{}, created: g.now(),
 	}
+	r.network, r.branches[defaultBranch] = newNetwork(r.id, r.created)
 	w.repositories[r.id] = r
 	w.names[key(ownerLogin, name)] = r
 	g.describe(r)
 	return r.id
 }
 
-// DeleteRepository removes a repository and its names.
+// DeleteRepository removes a repository and its names. Nothing is sent: GitHub's
+// documentation says that Apps do not receive repository deleted.
 func (g *GitHub) DeleteRepository(ownerLogin, name string) {
 	w := &g.world
 	w.mu.Lock()
@@ -58,17 +62,71 @@ func (g *GitHub) DeleteRepository(ownerLogin, name string) {
 
 // RenameRepository renames a repository: what asks for it under the old name
 // is redirected (301, or 307 where the method is not GET) to /repositories/ID.
-func (g *GitHub) RenameRepository(ownerLogin, name, newName string) {
-	g.TransferRepository(ownerLogin, name, ownerLogin, newName)
+// Repository renamed is sent.
+func (g *GitHub) RenameRepository(ownerLogin, name, newName string) []DeliveryRecord {
+	return g.changeRepository(ownerLogin, name, func(r *repository) []outgoing {
+		old := r.name
+		g.move(r, r.owner.login, newName)
+		return g.repositoryEvent("renamed", r, map[string]any{"repository": map[string]any{"name": from(old)}})
+	})
 }
 
 // TransferRepository gives a repository to another owner, under a new name.
-// The old name redirects as after RenameRepository.
-func (g *GitHub) TransferRepository(ownerLogin, name, newOwner, newName string) {
+// The old name redirects as after RenameRepository. Repository transferred is
+// sent to the Apps of the new owner alone, as GitHub's documentation has it;
+// those of the old owner that had selected the repository get
+// installation_repositories removed.
+func (g *GitHub) TransferRepository(ownerLogin, name, newOwner, newName string) []DeliveryRecord {
+	return g.changeRepository(ownerLogin, name, func(r *repository) []outgoing {
+		var events []outgoing
+		old := r.owner
+		g.move(r, newOwner, newName)
+		for _, id := range slices.Sorted(maps.Keys(g.world.installations)) {
+			if i := g.world.installations[id]; i.owner == old && old != r.owner && i.repositories[r.id] {
+				delete(i.repositories, r.id)
+				events = append(events, g.selectionEvents(i, append(i.covered(&g.world), r))...)
+			}
+		}
+		kind := "organization"
+		if old.user {
+			kind = "user"
+		}
+		return append(events, g.repositoryEvent("transferred", r, map[string]any{"owner": from(map[string]any{kind: g.account(old)})})...)
+	})
+}
+
+// ArchiveRepository makes a repository read-only. Repository archived is sent.
+func (g *GitHub) ArchiveRepository(ownerLogin, name string) []DeliveryRecord {
+	return g.changeRepository(ownerLogin, name, func(r *repository) []outgoing {
+		r.archived = true
+		g.describe(r)
+		return g.repositoryEvent("archived", r, nil)
+	})
+}
+
+// SetDefaultBranch makes a branch, which must exist, the default branch.
+// Repository edited is sent.
+func (g *GitHub) SetDefaultBranch(ownerLogin, name, branch string) []DeliveryRecord {
+	return g.changeRepository(ownerLogin, name, func(r *repository) []outgoing {
+		r.mustBranch(branch)
+		old := r.defaultBranch
+		r.defaultBranch = branch
+		g.describe(r)
+		return g.repositoryEvent("edited", r, map[string]any{"default_branch": from(old)})
+	})
+}
+
+// changeRepository does what changes a repository and sends the events.
+func (g *GitHub) changeRepository(ownerLogin, name string, do func(*repository) []outgoing) []DeliveryRecord {
+	g.world.mu.Lock()
+	events := do(g.mustRepository(ownerLogin, name))
+	g.world.mu.Unlock()
+	return g.deliverAll(events)
+}
+
+// move gives a repository an owner and a name. The caller holds world.mu.
+func (g *GitHub) move(r *repository, newOwner, newName string) {
 	w := &g.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	r := g.mustRepository(ownerLogin, name)
 	r.owner, r.name = w.owner(newOwner, false), newName
 	w.names[key(newOwner, newName)] = r
 	g.describe(r)
@@ -188,12 +246,12 @@ func (r *request) createIssue() answer {
 	if in.Title == "" {
 		return unprocessable("Invalid request.\n\n\"title\" wasn't supplied.")
 	}
-	repo.issues++
+	repo.numbers++
 	api := r.g.url + "/repos/" + repo.owner.login + "/" + repo.name
-	url := fmt.Sprintf("%s/issues/%d", api, repo.issues)
+	url := fmt.Sprintf("%s/issues/%d", api, repo.numbers)
 	now := r.g.now().UTC().Format(timeFormat)
 	return answer{status: http.StatusCreated, header: map[string]string{"Location": url}, body: map[string]any{
-		"id": w.nextID(), "node_id": nodeID("I", int64(repo.issues)), "number": repo.issues, "url": url,
+		"id": w.nextID(), "node_id": nodeID("I", int64(repo.numbers)), "number": repo.numbers, "url": url,
 		"repository_url": api, "labels_url": url + "/labels{/name}", "comments_url": url + "/comments",
 		"events_url": url + "/events", "html_url": url, "state": "open", "title": in.Title, "body": in.Body,
 		"user": r.g.account(&owner{id: r.app.id, login: r.app.slug + "[bot]", user: true}), "labels": []any{}, "assignee": nil,

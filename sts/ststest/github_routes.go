@@ -2,6 +2,7 @@ package ststest
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"path"
 	"strconv"
@@ -20,6 +21,15 @@ const (
 	UserInstallRoute  = "GET /users/{username}/installation"
 	AppRoute          = "GET /app"
 	ListInstallsRoute = "GET /app/installations"
+	CompareRoute      = "GET /repos/{owner}/{repo}/compare/{basehead}"
+	TreeRoute         = "GET /repos/{owner}/{repo}/git/trees/{tree_sha}"
+	CommitRoute       = "GET /repos/{owner}/{repo}/commits/{ref}"
+	CreateCheckRoute  = "POST /repos/{owner}/{repo}/check-runs"
+	UpdateCheckRoute  = "PATCH /repos/{owner}/{repo}/check-runs/{check_run_id}"
+	ListChecksRoute   = "GET /repos/{owner}/{repo}/commits/{ref}/check-runs"
+	DeliveriesRoute   = "GET /app/hook/deliveries"
+	DeliveryRoute     = "GET /app/hook/deliveries/{delivery_id}"
+	RedeliverRoute    = "POST /app/hook/deliveries/{delivery_id}/attempts"
 	unknownRoute      = "unknown"
 )
 
@@ -46,6 +56,8 @@ type request struct {
 	g     *GitHub
 	app   *app   // the caller where the route wants an App JWT
 	grant *grant // the caller where it wants an installation token
+	// bucket that the call is counted in; nil where it is in none.
+	bucket *rateBucket
 }
 
 // routeAll builds g.routes and g.mux.
@@ -54,7 +66,12 @@ func (g *GitHub) routeAll() {
 	add := func(name string, wants credential, handler func(*request) answer) {
 		r := &route{name: name, wants: wants, handler: handler}
 		g.routes = append(g.routes, r)
-		pattern := strings.Replace(name, "/{path}", "/{path...}", 1)
+		pattern := name
+		for _, deep := range []string{"/{path}", "/{basehead}", "/{tree_sha}", "/{ref}"} { // those that may hold slashes
+			if rest, ok := strings.CutSuffix(name, deep); ok {
+				pattern = rest + strings.Replace(deep, "}", "...}", 1)
+			}
+		}
 		if name == unknownRoute {
 			pattern = "/"
 		}
@@ -73,6 +90,15 @@ func (g *GitHub) routeAll() {
 	add(ContentsRoute, wantInstallationToken, (*request).getContents)
 	add("PUT /repos/{owner}/{repo}/contents/{path}", wantInstallationToken, (*request).putContents)
 	add("POST /repos/{owner}/{repo}/issues", wantInstallationToken, (*request).createIssue)
+	add(CompareRoute, wantInstallationToken, (*request).compare)
+	add(TreeRoute, wantInstallationToken, (*request).getTree)
+	add(CommitRoute, wantInstallationToken, (*request).getCommit)
+	add(CreateCheckRoute, wantInstallationToken, (*request).createCheckRun)
+	add(UpdateCheckRoute, wantInstallationToken, (*request).updateCheckRun)
+	add(ListChecksRoute, wantInstallationToken, (*request).listCheckRuns)
+	add(DeliveriesRoute, wantAppJWT, (*request).listDeliveries)
+	add(DeliveryRoute, wantAppJWT, (*request).getDelivery)
+	add(RedeliverRoute, wantAppJWT, (*request).redeliver)
 	add(unknownRoute, wantNothing, func(*request) answer { return notFound() })
 	// Where the 301 of a renamed repository leads.
 	g.mux.HandleFunc("/repositories/{id}", g.byID)
@@ -156,15 +182,19 @@ func (r *request) answer(rt *route) answer {
 			return refusal
 		}
 	}
-	if r.grant == nil {
+	switch {
+	case r.grant != nil:
+		r.bucket = &r.grant.installation.rate
+	case r.app != nil:
+		r.bucket = r.app.rate.Load()
+	}
+	if r.bucket == nil || r.bucket.take(r.g.now()) {
 		return rt.handler(r)
 	}
-	bucket := &r.grant.installation.rate
-	now := r.g.now()
-	if !bucket.take(now) {
-		return primaryLimit(http.StatusForbidden, r.grant.installation.id)
+	if r.grant != nil {
+		return primaryLimit(http.StatusForbidden, fmt.Sprintf("installation ID %d", r.grant.installation.id))
 	}
-	return rt.handler(r)
+	return primaryLimit(http.StatusForbidden, fmt.Sprintf("app ID %d", r.app.id))
 }
 
 // sleep waits for d; false where ctx ended first.

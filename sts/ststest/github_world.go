@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +22,7 @@ type world struct {
 	repositories  map[int64]*repository  // by ID
 	names         map[string]*repository // by owner/name in lower case: its name, and those that it had
 	installations map[int64]*installation
+	checkRuns     map[int64]*checkRun
 	lastID        int64
 }
 
@@ -28,8 +31,9 @@ type app struct {
 	slug        string
 	keys        []*rsa.PublicKey
 	permissions map[string]string
-	events      []string
 	created     time.Time
+	rate        atomic.Pointer[rateBucket] // of calls with the App's JWT; nil: none
+	hook        hook                       // has a lock of its own
 }
 
 type owner struct {
@@ -43,9 +47,17 @@ type repository struct {
 	owner   *owner
 	name    string
 	public  bool
-	nodes   map[string]*node // by path
-	issues  int
+	network *network // with its forks
 	created time.Time
+
+	defaultBranch string
+	branches      map[string]*commit // never without the default branch
+	archived      bool
+	fork          bool
+	pulls         []*pull
+	numbers       int                      // of issues and pull requests, given out so far
+	suites        map[string][]*checkSuite // by commit
+
 	// json is the repository as GitHub lists it, made when something changes:
 	// an answer to a mint repeats it for each repository.
 	json json.RawMessage
@@ -69,6 +81,7 @@ func (w *world) init() {
 	w.repositories = map[int64]*repository{}
 	w.names = map[string]*repository{}
 	w.installations = map[int64]*installation{}
+	w.checkRuns = map[int64]*checkRun{}
 	w.lastID = 1000
 }
 
@@ -105,6 +118,7 @@ func (g *GitHub) AddApp(id int64, publicKey *rsa.PublicKey, permissions map[stri
 	a := g.world.apps[id]
 	if a == nil {
 		a = &app{id: id, slug: fmt.Sprintf("app-%d", id), created: g.now()}
+		a.hook.id = g.world.nextID()
 		g.world.apps[id] = a
 	}
 	if publicKey != nil {
@@ -129,96 +143,21 @@ func (g *GitHub) RemoveAppKey(id int64, publicKey *rsa.PublicKey) {
 	g.jwts.Clear()
 }
 
-// InstallOptions say what an installation covers.
-type InstallOptions struct {
-	// Repositories are the names of those that were selected. Nil: all of the
-	// owner's, also those that are added later.
-	Repositories []string
-	// Permissions that the owner granted. Nil: all that the App asks for.
-	Permissions map[string]string
-	// Suspended installations exist but mint nothing.
-	Suspended bool
-	// RateLimit in requests an hour. 0: GitHubConfig.RateLimit.
-	RateLimit int
-}
-
-// Install installs an App for an owner, who is made as an organization where
-// there is none of that name, and returns the installation's ID.
-func (g *GitHub) Install(appID int64, ownerLogin string, o InstallOptions) int64 {
-	w := &g.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	i := &installation{
-		id: w.nextID(), app: g.mustApp(appID), owner: w.owner(ownerLogin, false),
-		permissions: withMetadata(o.Permissions), all: o.Repositories == nil,
-		repositories: map[int64]bool{}, created: g.now(),
-	}
-	if o.Permissions == nil {
-		i.permissions = maps.Clone(i.app.permissions)
-	}
-	for _, name := range o.Repositories {
-		i.repositories[g.mustRepository(ownerLogin, name).id] = true
-	}
-	if o.Suspended {
-		i.suspended = g.now()
-	}
-	i.rate.limit = g.config.RateLimit
-	if o.RateLimit > 0 {
-		i.rate.limit = o.RateLimit
-	}
-	w.installations[i.id] = i
-	return i.id
-}
-
-// Uninstall removes an installation; its tokens die with it.
-func (g *GitHub) Uninstall(id int64) {
-	g.world.mu.Lock()
-	defer g.world.mu.Unlock()
-	g.mustInstallation(id)
-	delete(g.world.installations, id)
-}
-
-// Suspend suspends an installation: it mints nothing, and its tokens are
-// refused until Unsuspend.
-func (g *GitHub) Suspend(id int64) {
-	g.world.mu.Lock()
-	defer g.world.mu.Unlock()
-	g.mustInstallation(id).suspended = g.now()
-}
-
-// Unsuspend ends Suspend.
-func (g *GitHub) Unsuspend(id int64) {
-	g.world.mu.Lock()
-	defer g.world.mu.Unlock()
-	g.mustInstallation(id).suspended = time.Time{}
-}
-
-// SetInstallationPermissions replaces what the owner granted. Tokens that were
-// minted before keep no more than that.
-func (g *GitHub) SetInstallationPermissions(id int64, permissions map[string]string) {
-	g.world.mu.Lock()
-	defer g.world.mu.Unlock()
-	g.mustInstallation(id).permissions = withMetadata(permissions)
-}
-
-// SelectRepositories replaces the repositories that an installation covers;
-// nil means all of the owner's.
-func (g *GitHub) SelectRepositories(id int64, names []string) {
-	g.world.mu.Lock()
-	defer g.world.mu.Unlock()
-	i := g.mustInstallation(id)
-	i.all, i.repositories = names == nil, map[int64]bool{}
-	for _, name := range names {
-		i.repositories[g.mustRepository(i.owner.login, name).id] = true
-	}
-}
-
 // SetRateLimit sets what is left of an installation's primary limit, until
 // reset.
 func (g *GitHub) SetRateLimit(id int64, limit, remaining int, reset time.Time) {
 	g.world.mu.Lock()
 	defer g.world.mu.Unlock()
 	g.mustInstallation(id).rate.set(limit, limit-remaining, reset)
+}
+
+// SetAppRateLimit sets what is left of the limit of calls with an App's JWT,
+// until reset. Before the first call of it there is none, and answers say
+// nothing of it.
+func (g *GitHub) SetAppRateLimit(appID int64, limit, remaining int, reset time.Time) {
+	g.world.mu.RLock()
+	defer g.world.mu.RUnlock()
+	g.mustApp(appID).rate.Store(&rateBucket{limit: limit, used: limit - remaining, reset: reset})
 }
 
 // AddUser makes an account of a person; every other owner is an organization.
@@ -232,10 +171,17 @@ func (g *GitHub) AddUser(login string) {
 // installations keep their IDs, and the old login is free for anybody. What asks
 // for a repository under it is redirected as after RenameRepository, until
 // somebody who took the old login makes a repository of the same name there.
-func (g *GitHub) RenameOwner(login, newLogin string) {
+// Installation_target renamed is sent.
+func (g *GitHub) RenameOwner(login, newLogin string) []DeliveryRecord {
+	g.world.mu.Lock()
+	events := g.renameOwner(login, newLogin)
+	g.world.mu.Unlock()
+	return g.deliverAll(events)
+}
+
+// renameOwner renames, and is the events about it. The caller holds world.mu.
+func (g *GitHub) renameOwner(login, newLogin string) []outgoing {
 	w := &g.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	o := w.owners[strings.ToLower(login)]
 	if o == nil {
 		panic(fmt.Sprintf("fake GitHub: there is no owner %s", login))
@@ -252,6 +198,19 @@ func (g *GitHub) RenameOwner(login, newLogin string) {
 			g.describe(r)
 		}
 	}
+	var events []outgoing
+	for _, id := range slices.Sorted(maps.Keys(w.installations)) {
+		i := w.installations[id]
+		if i.owner != o {
+			continue
+		}
+		described := g.describeInstallation(i)
+		events = append(events, g.aboutInstallation("installation_target", i, map[string]any{
+			"action": "renamed", "account": g.account(o), "target_type": described["target_type"],
+			"changes": map[string]any{"login": from(login)},
+		})...)
+	}
+	return events
 }
 
 // owner finds or makes an account. The caller holds mu.

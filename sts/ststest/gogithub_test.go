@@ -95,3 +95,61 @@ func TestGoGitHubUnderstandsTheFake(t *testing.T) {
 		})
 	}
 }
+
+// The same for commits, checks and deliveries.
+func TestGoGitHubUnderstandsChecksAndDeliveries(t *testing.T) {
+	f, rec := hooked(t)
+	ctx := t.Context()
+	client := func(credential string) *github.Client {
+		c := github.NewClient(f.Client()).WithAuthToken(credential)
+		c.BaseURL, _ = url.Parse(f.URL() + "/")
+		return c
+	}
+	installed, app := client(f.mint("")), client(f.jwt())
+	f.Push("acme", "one", "feature/x", []Change{{Path: ".github/chainguard/ci.sts.yaml", Content: "issuer: x\n"}})
+	for _, one := range rec.all() {
+		event := one.header.Get("X-GitHub-Event")
+		if _, err := github.ValidatePayloadFromBody("application/json", strings.NewReader(string(one.body)), one.header.Get("X-Hub-Signature-256"), []byte(testSecret)); err != nil {
+			t.Errorf("%s: %v", event, err)
+		}
+		if _, err := github.ParseWebHook(event, one.body); err != nil {
+			t.Errorf("%s: %v", event, err)
+		}
+	}
+	compared, _, err := installed.Repositories.CompareCommits(ctx, "acme", "one", "main", "feature/x", nil)
+	if err != nil || compared.GetStatus() != "ahead" || len(compared.Files) != 1 || compared.Files[0].GetStatus() != "added" {
+		t.Fatalf("CompareCommits: %v, %v", compared, err)
+	}
+	head := compared.Commits[0].GetSHA()
+	tree, _, err := installed.Git.GetTree(ctx, "acme", "one", head, true)
+	if err != nil || len(tree.Entries) != 3 || tree.GetTruncated() {
+		t.Errorf("GetTree: %v, %v", tree, err)
+	}
+	commit, _, err := installed.Repositories.GetCommit(ctx, "acme", "one", "feature/x", nil)
+	if err != nil || commit.GetSHA() != head || commit.GetCommit().GetTree().GetSHA() == "" {
+		t.Errorf("GetCommit: %v, %v", commit, err)
+	}
+	run, _, err := installed.Checks.CreateCheckRun(ctx, "acme", "one", github.CreateCheckRunOptions{Name: "n", HeadSHA: head, Status: github.String("in_progress")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, _, err = installed.Checks.UpdateCheckRun(ctx, "acme", "one", run.GetID(), github.UpdateCheckRunOptions{Name: "n", Conclusion: github.String("failure")})
+	if err != nil || run.GetStatus() != "completed" || run.GetApp().GetID() != testApp {
+		t.Errorf("UpdateCheckRun: %v, %v", run, err)
+	}
+	runs, _, err := installed.Checks.ListCheckRunsForRef(ctx, "acme", "one", head, &github.ListCheckRunsOptions{CheckName: github.String("n")})
+	if err != nil || runs.GetTotal() != 1 {
+		t.Errorf("ListCheckRunsForRef: %v, %v", runs, err)
+	}
+	deliveries, resp, err := app.Apps.ListHookDeliveries(ctx, &github.ListCursorOptions{PerPage: 1})
+	if err != nil || len(deliveries) != 1 || resp.Cursor == "" {
+		t.Fatalf("ListHookDeliveries: %v, %v", deliveries, err)
+	}
+	if d, _, err := app.Apps.GetHookDelivery(ctx, deliveries[0].GetID()); err != nil || d.GetGUID() != deliveries[0].GetGUID() || d.Request == nil {
+		t.Errorf("GetHookDelivery: %v, %v", d, err)
+	}
+	var accepted *github.AcceptedError
+	if _, _, err := app.Apps.RedeliverHookDelivery(ctx, deliveries[0].GetID()); !errors.As(err, &accepted) {
+		t.Errorf("RedeliverHookDelivery: %v", err)
+	}
+}

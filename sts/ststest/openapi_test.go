@@ -14,6 +14,7 @@ import (
 type openAPIFacts struct {
 	Source, Version, License string
 	Operations               map[string]map[string]map[string]shape // operation → status → media type
+	Webhooks                 map[string]shape                       // payload of each
 	Schemas                  map[string]shape
 }
 
@@ -36,6 +37,14 @@ var undocumented = map[string]map[string]string{
 	OrgInstallRoute:                             {"404": "what GitHub answers where the App is not installed"},
 	UserInstallRoute:                            {"404": "what GitHub answers where the App is not installed"},
 	"PUT /repos/{owner}/{repo}/contents/{path}": {"403": "what GitHub answers where the token lacks contents: write"},
+	CompareRoute:                                {"403": "what GitHub answers where the token lacks contents: read"},
+	TreeRoute:                                   {"403": "what GitHub answers where the token lacks contents: read"},
+	CommitRoute:                                 {"403": "what GitHub answers where the token lacks contents: read"},
+	CreateCheckRoute:                            {"403": "what GitHub answers where the token lacks checks: write", "422": "documented for all of the API: fields that are missing or wrong"},
+	UpdateCheckRoute:                            {"403": "documented in prose: only the App that made a check run may update it", "404": "what GitHub answers where there is none", "422": "documented for all of the API"},
+	ListChecksRoute:                             {"403": "what GitHub answers where the token lacks checks: read", "422": "what GitHub answers for a commit that it does not have"},
+	DeliveryRoute:                               {"404": "what GitHub answers where there is none"},
+	RedeliverRoute:                              {"404": "what GitHub answers where there is none"},
 	"POST /repos/{owner}/{repo}/issues":         {"307": "documented for all of the API: methods other than GET are redirected with 307"},
 }
 
@@ -50,7 +59,7 @@ func TestHoldsToGitHubsDescription(t *testing.T) {
 		t.Fatalf("the extract does not say where it is from: %q %q", facts.Version, facts.License)
 	}
 	f := newFixture(t, GitHubConfig{})
-	f.SetInstallationPermissions(f.installation, map[string]string{"contents": "write", "issues": "write"})
+	f.SetInstallationPermissions(f.installation, map[string]string{"contents": "write", "issues": "write", "checks": "write"})
 	f.AddUser("person")
 	mine := f.Install(testApp, "person", InstallOptions{Suspended: true})
 	for _, name := range []string{"old", "gone"} {
@@ -62,10 +71,16 @@ func TestHoldsToGitHubsDescription(t *testing.T) {
 	f.PutSymlink("acme", "one", "link", "dir/file")
 	f.PutSymlink("acme", "one", "dangling", "nowhere")
 	f.PutSubmodule("acme", "one", "module", "https://example.com/m.git")
+	head := f.Commit("acme", "one", "topic", Change{Path: "dir/moved", Content: "1"}, Change{Path: "dir/file", Delete: true})
+	f.SetWebhook(testApp, Webhook{URL: newReceiver(t).URL})
+	sent := f.Push("acme", "one", "topic", []Change{{Path: "x"}}).Deliveries[0].ID
 	all, scoped := f.mint(""), f.mint(`{"repositories":["one"],"permissions":{"issues":"read"}}`)
 	tag := f.do("GET", "/repos/acme/one", all, "").Header.Get("ETag")
 	mintPath := fmt.Sprintf("/app/installations/%d/access_tokens", f.installation)
 	const object = "application/vnd.github.object"
+	run := f.do("POST", "/repos/acme/one/check-runs", all, `{"name":"n","head_sha":"`+head+`"}`).json(t)["id"]
+	runPath := fmt.Sprintf("/repos/acme/one/check-runs/%.0f", run)
+	done := `"conclusion":"failure","output":{"title":"t","summary":"s","annotations":[{"path":"x","start_line":1,"end_line":1,"annotation_level":"failure","message":"m"}]}}`
 	put := `{"message":"m","content":"aGk="}`
 
 	tried := map[string]bool{}
@@ -118,6 +133,36 @@ func TestHoldsToGitHubsDescription(t *testing.T) {
 		{OrgInstallRoute, "/orgs/other/installation", f.jwt(), "", 404, nil},
 		{UserInstallRoute, "/users/other/installation", f.jwt(), "", 404, nil},
 		{"PUT /repos/{owner}/{repo}/contents/{path}", "/repos/acme/one/contents/new", scoped, put, 403, nil},
+		{CompareRoute, "/repos/acme/one/compare/main...topic", all, "", 200, nil},
+		{CompareRoute, "/repos/acme/one/compare/main...absent", all, "", 404, nil},
+		{CompareRoute, "/repos/acme/one/compare/main...topic", scoped, "", 403, nil},
+		{TreeRoute, "/repos/acme/one/git/trees/topic", all, "", 200, nil},
+		{TreeRoute, "/repos/acme/one/git/trees/main?recursive=1", all, "", 200, nil},
+		{TreeRoute, "/repos/acme/one/git/trees/absent", all, "", 404, nil},
+		{TreeRoute, "/repos/acme/one/git/trees/main", scoped, "", 403, nil},
+		{CommitRoute, "/repos/acme/one/commits/" + head, all, "", 200, nil},
+		{CommitRoute, "/repos/acme/one/commits/absent", all, "", 422, nil},
+		{CommitRoute, "/repos/acme/one/commits/main", scoped, "", 403, nil},
+		{CreateCheckRoute, "/repos/acme/one/check-runs", all, `{"name":"n","head_sha":"` + head + `"}`, 201, nil},
+		{CreateCheckRoute, "/repos/acme/one/check-runs", all, `{"name":"n","head_sha":"` + head + `",` + done, 201, nil},
+		{CreateCheckRoute, "/repos/acme/one/check-runs", all, `{"name":"n"}`, 422, nil},
+		{CreateCheckRoute, "/repos/acme/one/check-runs", scoped, `{}`, 403, nil},
+		{UpdateCheckRoute, runPath, all, `{"status":"in_progress"}`, 200, nil},
+		{UpdateCheckRoute, runPath, all, "{" + done, 200, nil},
+		{UpdateCheckRoute, runPath, all, `{"status":"done"}`, 422, nil},
+		{UpdateCheckRoute, runPath, scoped, `{}`, 403, nil},
+		{UpdateCheckRoute, "/repos/acme/one/check-runs/1", all, `{}`, 404, nil},
+		{ListChecksRoute, "/repos/acme/one/commits/" + head + "/check-runs?filter=all", all, "", 200, nil},
+		{ListChecksRoute, "/repos/acme/one/commits/absent/check-runs", all, "", 422, nil},
+		{ListChecksRoute, "/repos/acme/one/commits/main/check-runs", scoped, "", 403, nil},
+		{DeliveriesRoute, "/app/hook/deliveries", f.jwt(), "", 200, nil},
+		{DeliveriesRoute, "/app/hook/deliveries?cursor=x", f.jwt(), "", 400, nil},
+		{DeliveriesRoute, "/app/hook/deliveries?status=x", f.jwt(), "", 422, nil},
+		{DeliveryRoute, fmt.Sprintf("/app/hook/deliveries/%d", sent), f.jwt(), "", 200, nil},
+		{DeliveryRoute, "/app/hook/deliveries/1", f.jwt(), "", 404, nil},
+		{DeliveryRoute, "/app/hook/deliveries/x", f.jwt(), "", 400, nil},
+		{RedeliverRoute, fmt.Sprintf("/app/hook/deliveries/%d/attempts", sent), f.jwt(), "", 202, nil},
+		{RedeliverRoute, "/app/hook/deliveries/1/attempts", f.jwt(), "", 404, nil},
 		{RevokeRoute, "/installation/token", all, "", 204, nil},
 	} {
 		tried[c.operation] = true

@@ -39,6 +39,9 @@ type ServiceConfig struct {
 	Wrap []string
 	// Env is added to the daemon's environment, as NAME=value.
 	Env []string
+	// Webhook configures a webhook secret (Service.WebhookSecret) and, after each
+	// start, has the fake GitHub deliver every App's events to /webhook.
+	Webhook bool
 	// Unready returns from Start and Restart once the daemon listens. Default:
 	// once /readyz says that it serves exchanges.
 	Unready bool
@@ -57,7 +60,7 @@ const DefaultApp int64 = 1234
 
 // DefaultPermissions are those of an App that names none.
 func DefaultPermissions() map[string]string {
-	return map[string]string{"contents": "write", "issues": "write", "pull_requests": "write", "checks": "write", "workflows": "write"}
+	return map[string]string{"contents": "write", "issues": "write", "pull_requests": "write", "checks": "write", "merge_queues": "read", "workflows": "write"}
 }
 
 // Service is a whole appliance: octo-stsd and octo-sts-signer as processes,
@@ -70,6 +73,8 @@ type Service struct {
 	// Dir holds all files and is removed at Close; AuditDir and ConfigFile are
 	// the daemon's.
 	Dir, AuditDir, ConfigFile string
+	// WebhookSecret is what deliveries are signed with; "" without Webhook.
+	WebhookSecret string
 
 	config ServiceConfig
 	ca     *authority // behind the daemon's certificate; nil without TLS

@@ -39,12 +39,18 @@ func (s *Service) writeConfig() error {
 		"listen": map[string]any{"https": "127.0.0.1:0", "admin": "127.0.0.1:0"},
 		"tls":    tls,
 		// One client, this process, makes all the requests of a test.
-		"limits":          map[string]any{"per_address": 1_000_000, "burst": 1_000_000},
+		"limits":          map[string]any{"per_address": 1_000_000, "burst": 1_000_000, "denied_per_subject": 1_000_000, "denied_per_owner": 1_000_000},
 		"github":          map[string]any{"api_url": s.GitHub.URL(), "ca_file": gitHubCA, "apps": apps},
 		"issuers":         []any{issuer},
 		"audit":           map[string]any{"directory": s.AuditDir},
 		"signer":          map[string]any{"socket": s.Signer.Socket()},
 		"state_directory": filepath.Join(s.Dir, "state"),
+	}
+	if s.config.Webhook {
+		if err := s.writeWebhookSecret(); err != nil {
+			return err
+		}
+		config["webhook"] = map[string]any{"secrets": []any{webhookCredential}}
 	}
 	if s.config.Edit != nil {
 		s.config.Edit(config)

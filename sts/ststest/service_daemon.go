@@ -32,6 +32,9 @@ func (s *Service) startDaemon(ctx context.Context) error {
 		filepath.Join(s.config.BinDir, "octo-stsd"), "serve", "--config", s.ConfigFile)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), s.config.Env...)
+	if s.config.Webhook {
+		cmd.Env = append(cmd.Env, "CREDENTIALS_DIRECTORY="+s.credentialsDir())
+	}
 	cmd.Stdout, cmd.Stderr = s.logs, s.logs
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopWait
@@ -53,6 +56,7 @@ func (s *Service) startDaemon(ctx context.Context) error {
 		}
 		return fmt.Errorf("starting octo-stsd: %w\n%s", err, s.logs.tail())
 	}
+	s.setWebhooks()
 	return nil
 }
 

@@ -162,3 +162,33 @@ func TestServiceThatDiedCanBeRestarted(t *testing.T) {
 		t.Errorf("%+v %s, %v", x, x.Body, err)
 	}
 }
+
+// With Webhook the daemon's configuration names a secret that it finds among
+// its credentials, and GitHub's deliveries reach the daemon, also where a
+// restart gave it another address.
+func TestServiceWebhook(t *testing.T) {
+	var section any
+	s := startService(t, ServiceConfig{Webhook: true, Edit: func(config map[string]any) {
+		section = config["webhook"]
+	}})
+	if fmt.Sprint(section) != "map[secrets:[webhook-secret]]" {
+		t.Errorf("the section is %v", section)
+	}
+	secret, err := os.ReadFile(filepath.Join(s.Dir, "credentials", "webhook-secret"))
+	if err != nil || string(secret) != s.WebhookSecret || len(secret) < 20 {
+		t.Errorf("the credential is %d bytes, %v", len(secret), err)
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.PID()))
+	if err != nil || !strings.Contains(string(environ), "\x00CREDENTIALS_DIRECTORY="+filepath.Join(s.Dir, "credentials")+"\x00") {
+		t.Errorf("the daemon's environment has no CREDENTIALS_DIRECTORY (%v)", err)
+	}
+	for range 2 {
+		p := s.GitHub.Push("acme", "app", "main", []Change{{Path: "f"}})
+		if len(p.Deliveries) != 2 || p.Deliveries[0].Error != "" || p.Deliveries[0].StatusCode/100 != 2 {
+			t.Errorf("deliveries %+v", p.Deliveries)
+		}
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

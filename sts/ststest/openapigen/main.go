@@ -37,6 +37,24 @@ var operations = []string{
 	"GET /repos/{owner}/{repo}/contents/{path}",
 	"PUT /repos/{owner}/{repo}/contents/{path}",
 	"POST /repos/{owner}/{repo}/issues",
+	"GET /repos/{owner}/{repo}/compare/{basehead}",
+	"GET /repos/{owner}/{repo}/git/trees/{tree_sha}",
+	"GET /repos/{owner}/{repo}/commits/{ref}",
+	"POST /repos/{owner}/{repo}/check-runs",
+	"PATCH /repos/{owner}/{repo}/check-runs/{check_run_id}",
+	"GET /repos/{owner}/{repo}/commits/{ref}/check-runs",
+	"GET /app/hook/deliveries",
+	"GET /app/hook/deliveries/{delivery_id}",
+	"POST /app/hook/deliveries/{delivery_id}/attempts",
+}
+
+// webhooks are those that the fake delivers, as GitHub's description names them.
+var webhooks = []string{
+	"push", "check-suite-requested", "check-suite-rerequested", "check-run-created", "check-run-completed", "check-run-rerequested",
+	"pull-request-opened", "pull-request-synchronize", "merge-group-checks-requested",
+	"installation-created", "installation-deleted", "installation-suspend", "installation-unsuspend", "installation-new-permissions-accepted",
+	"installation-repositories-added", "installation-repositories-removed", "installation-target-renamed",
+	"repository-renamed", "repository-transferred", "repository-archived", "repository-edited",
 }
 
 // Extract is the file that is written.
@@ -46,6 +64,7 @@ type Extract struct {
 	License     string                                 `json:"license"`
 	Generated   string                                 `json:"generated"`
 	Operations  map[string]map[string]map[string]Shape `json:"operations"` // operation → status → media type
+	Webhooks    map[string]Shape                       `json:"webhooks"`   // payload of each
 	Schemas     map[string]Shape                       `json:"schemas"`
 	Permissions map[string][]string                    `json:"permissions"` // of a GitHub App: name → levels
 }
@@ -83,7 +102,15 @@ func run(dir string, out io.Writer) error {
 		Source: pkg.Name + " (npm), generated/api.github.com.json: GitHub's OpenAPI description", Version: pkg.Version, License: pkg.License,
 		Generated:  "by openapigen; do not edit",
 		Operations: map[string]map[string]map[string]Shape{},
+		Webhooks:   map[string]Shape{},
 		Schemas:    g.out,
+	}
+	for _, name := range webhooks {
+		w, ok := g.description.Webhooks[name]
+		if !ok {
+			return fmt.Errorf("webhook %s: not in the description", name)
+		}
+		x.Webhooks[name] = g.shape(w.Post.RequestBody.Content["application/json"].Schema, 0)
 	}
 	for _, name := range operations {
 		op, err := g.operation(name)
@@ -160,6 +187,15 @@ type generator struct {
 				} `json:"content"`
 			} `json:"responses"`
 		} `json:"paths"`
+		Webhooks map[string]struct {
+			Post struct {
+				RequestBody struct {
+					Content map[string]struct {
+						Schema *schema `json:"schema"`
+					} `json:"content"`
+				} `json:"requestBody"`
+			} `json:"post"`
+		} `json:"x-webhooks"`
 		Components struct {
 			Schemas map[string]*schema `json:"schemas"`
 		} `json:"components"`
