@@ -47,6 +47,9 @@ func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
 		return nil, s.refuse(ctx, x, err)
 	}
 	minted, err := s.mint(ctx, x)
+	if errors.Is(err, githubapp.ErrRateLimited) {
+		minted, err = s.mintAsAnother(ctx, x, err)
+	}
 	if err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
@@ -121,10 +124,17 @@ func (s *Service) recordIntent(ctx context.Context, x *exchange) error {
 // ended tells why an exchange cannot go on: its time is up, or nobody waits for
 // it any more.
 func ended(ctx context.Context) *Refusal {
-	if cause := context.Cause(ctx); errors.Is(cause, errExchangeTimeout) {
-		return unavailable("exchange_timeout", cause)
+	if hungUp(ctx) {
+		return unavailable("caller_gone", errors.New("the caller went away"))
 	}
-	return unavailable("caller_gone", errors.New("the caller went away"))
+	return unavailable("exchange_timeout", errExchangeTimeout)
+}
+
+// hungUp tells whether the caller of an exchange does not wait for it any more.
+// What was done for it by then costs it as much as a refusal would: otherwise
+// whoever never waits could have GitHub asked about anything.
+func hungUp(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errExchangeTimeout)
 }
 
 // mint asks GitHub for the token. From here on a token may exist, so a caller
@@ -146,6 +156,35 @@ func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.Installation
 	return minted, nil
 }
 
+// mintAsAnother begins anew with another App of the owner's pool, after GitHub
+// limited the one that was to mint: which proves that there is no token. Where
+// there is no other, the error is what it was.
+func (s *Service) mintAsAnother(ctx context.Context, x *exchange, limited error) (githubapp.InstallationToken, error) {
+	var none githubapp.InstallationToken
+	was := *x
+	if err := s.resolve(ctx, x); err != nil || x.installation.AppID == was.installation.AppID {
+		*x = was
+		return none, limited
+	}
+	entry := was.outcome(audit.DecisionFailed, asRefusal(limited).Error()+"; another App takes over")
+	if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
+		*x = was
+		return none, unavailable("audit_unavailable", err)
+	}
+	x.intended = false
+	if err := s.match(x); err != nil {
+		return none, err
+	}
+	if err := s.recordIntent(ctx, x); err != nil {
+		return none, err
+	}
+	minted, err := s.mint(ctx, x)
+	if errors.Is(err, githubapp.ErrRateLimited) {
+		return s.mintAsAnother(ctx, x, err) // until all of the pool are limited
+	}
+	return minted, err
+}
+
 // recordOutcome returns once the audit log durably says that the token was
 // minted. Where it cannot, the token must not leave, and is revoked.
 func (s *Service) recordOutcome(ctx context.Context, x *exchange, minted githubapp.InstallationToken) error {
@@ -153,6 +192,8 @@ func (s *Service) recordOutcome(ctx context.Context, x *exchange, minted githuba
 	if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
 		return unavailable("audit_unavailable", fmt.Errorf("the token was minted but could not be recorded, so it was withheld; %s: %w", s.revoke(ctx, x, minted), err))
 	}
+	s.budget.giveBack(x.purse)
+	s.budget.remember(x.purse.caller)
 	s.observe(x, audit.DecisionGranted, "", nil)
 	return nil
 }
@@ -174,15 +215,25 @@ func (s *Service) revoke(ctx context.Context, x *exchange, minted githubapp.Inst
 
 // refuse ends an exchange without a token: the operator is told everything, by
 // request ID, and the caller what the table of answers says. A refusal of a
-// caller whose ID token was good is an audit entry of its own; anything else is
-// counted, and logged at a bounded rate, so that strangers cannot fill the disk.
+// caller whose ID token was good is an audit entry of its own, within the
+// caller's budget; anything else is counted, and logged at a bounded rate, so that
+// strangers cannot fill the disk.
 func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 	refusal := asRefusal(err)
 	decision := audit.DecisionFailed
-	if errors.Is(refusal, ErrDenied) || errors.Is(refusal, ErrUnauthenticated) || errors.Is(refusal, ErrInvalidRequest) {
+	if errors.Is(refusal, ErrDenied) || errors.Is(refusal, ErrUnauthenticated) || errors.Is(refusal, ErrInvalidRequest) || errors.Is(refusal, ErrOverloaded) {
 		decision = audit.DecisionDenied
 	}
-	if x.idToken != nil && refusal.Reason != "audit_unavailable" {
+	switch {
+	case x.purse == nil:
+	case x.intended: // the policy let the caller in
+		s.budget.giveBack(x.purse)
+	case !errors.Is(refusal, ErrDenied) && !hungUp(ctx) && s.budget.isKnown(x.purse):
+		s.budget.giveBack(x.purse) // it was not the caller's fault
+	case !s.budget.refused(x.purse):
+		refusal = s.tooManyRefusals(refusal)
+	}
+	if x.idToken != nil && refusal.Reason != "audit_unavailable" && refusal.Reason != overBudget {
 		entry := x.outcome(decision, refusal.Error())
 		if !x.intended {
 			entry = x.denied(decision, refusal.Error())
@@ -203,7 +254,10 @@ func (s *Service) observe(x *exchange, decision, reason string, detail error) {
 		s.Observe(Observation{Decision: decision, Reason: reason, Duration: took})
 	}
 	logger, message := s.Logger, "exchange"
-	if x.idToken == nil {
+	switch {
+	case reason == overBudget:
+		logger, message = s.unverified, "exchange over budget"
+	case x.idToken == nil:
 		// Another message, since a logger that drops repetitions counts by message:
 		// many grants are not to hide the refusal that somebody asks about.
 		logger, message = s.unverified, "exchange by an unknown caller"

@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +21,7 @@ type exchange struct {
 
 	scope            Scope
 	idToken          *idtoken.IDToken // nil until the ID token's signature was verified
+	purse            *purse           // nil until the ID token was verified
 	installation     githubapp.Installation
 	policyRepository string
 	file             *githubapp.File
@@ -42,6 +44,15 @@ func (x *exchange) policyKind() trustpolicy.Kind {
 		return trustpolicy.Organization
 	}
 	return trustpolicy.Repository
+}
+
+// lookupKey names the policy for the budget.
+func (x *exchange) lookupKey() lookupKey {
+	return lookupKey{strings.ToLower(x.scope.Owner), strings.ToLower(x.policyRepository), x.request.Identity}
+}
+
+func (x *exchange) policyPath() string {
+	return trustpolicy.Directory + x.request.Identity + trustpolicy.Suffix
 }
 
 // mintRequest is what the policy grants, no more.

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -14,7 +16,9 @@ import (
 
 // resolve finds the installation that serves the scope, holds the issuer
 // against the organization's list, and reads and compiles the trust policy.
+// Where GitHub limits one App's rate, another of the owner's pool takes its place.
 func (s *Service) resolve(ctx context.Context, x *exchange) error {
+	s.openPurse(x)
 	if x.policyKind() == trustpolicy.Repository && s.Ceiling.OrganizationOnly {
 		return denied("ceiling", errors.New("the configuration's ceiling.policies is \"organization\": a repository's own policies do not count"))
 	}
@@ -22,26 +26,123 @@ func (s *Service) resolve(ctx context.Context, x *exchange) error {
 	if x.policyRepository == "" {
 		x.policyRepository = s.PolicyRepository
 	}
-	installation, err := s.GitHub.Installation(ctx, x.scope.Owner, x.policyRepository)
+	done, err := s.afford(ctx, x)
 	if err != nil {
-		return githubRefusal(err)
+		return err
 	}
-	x.installation = installation
+	defer done()
+	var limited error
+	for tried := map[int64]bool{}; ; tried[x.installation.ID] = true {
+		// Installation passes over an App that is limited, as long as it can.
+		if x.installation, err = s.GitHub.Installation(ctx, x.scope.Owner, x.policyRepository); err != nil {
+			if limited != nil { // what GitHub said is in the first error alone
+				err = fmt.Errorf("%w, after %v", err, limited)
+			}
+			return githubRefusal(err)
+		}
+		limited = s.resolvePolicy(ctx, x)
+		if !errors.Is(limited, githubapp.ErrRateLimited) || tried[x.installation.ID] {
+			return limited
+		}
+	}
+}
 
+// openPurse says on whose budget a refusal from here on is.
+func (s *Service) openPurse(x *exchange) {
+	if x.purse != nil {
+		return
+	}
+	x.purse = &purse{caller: grantKey{subjectKey{x.idToken.Issuer, x.idToken.Subject}, strings.ToLower(x.scope.Owner)}}
+	switch owner := x.purse.caller.owner; {
+	case s.GitHub.KnownOwner(owner) || s.budget.grantedBy(owner):
+		x.purse.account = owner
+	case s.GitHub.HasPool(owner):
+		x.purse.account = unknownOwners
+	default:
+		x.purse.account = unservedOwners
+	}
+}
+
+// afford makes sure that the caller may have GitHub asked about a policy that it
+// was not asked about before, or that was not there. The look-up lasts until done
+// is called.
+func (s *Service) afford(ctx context.Context, x *exchange) (done func(), err error) {
+	known, young := s.GitHub.Known(x.scope.Owner, x.policyRepository, x.policyPath())
+	if young {
+		return func() {}, nil
+	}
+	finish := func() {}
+	if !known && !s.budget.wasFound(x.lookupKey()) {
+		enough := false
+		if finish, enough = s.budget.lookUp(x.purse, x.lookupKey()); !enough {
+			// A known policy would be asked for again now, which the answer's time is
+			// not to tell.
+			s.waitAsIfAsking(ctx)
+			return nil, s.tooManyRefusals(errors.New("nobody asked for this policy lately"))
+		}
+	}
+	began := time.Now()
+	return func() {
+		finish()
+		s.askingTook.Store(int64(time.Since(began)))
+	}, nil
+}
+
+// maxAsking bounds how long an exchange waits that asks nothing.
+const maxAsking = time.Second
+
+// waitAsIfAsking waits for as long as GitHub took to answer the last time.
+func (s *Service) waitAsIfAsking(ctx context.Context) {
+	timer := time.NewTimer(min(time.Duration(s.askingTook.Load()), maxAsking))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// overBudget is the reason of a refusal that is not worth a call to GitHub or a
+// line in the audit log.
+const overBudget = "over_budget"
+
+// tooManyRefusals is the answer to a caller, or to strangers together, who were
+// refused too often. It is the same whether the policy exists or not.
+func (s *Service) tooManyRefusals(detail error) *Refusal {
+	return &Refusal{Kind: ErrOverloaded, Reason: overBudget, RetryAfter: time.Hour / time.Duration(s.DeniedPerSubject),
+		Detail: fmt.Errorf("this subject, or all together whom the owner never granted anything, had too many refusals within the hour: %v", detail)}
+}
+
+// resolvePolicy reads and compiles what decides, with x.installation.
+func (s *Service) resolvePolicy(ctx context.Context, x *exchange) error {
 	// The policy's file is fetched first and looked at last: it is there for
 	// every exchange that can succeed, and a new read token that was served one
 	// file is believed when it finds no list of trusted issuers.
-	path := trustpolicy.Directory + x.request.Identity + trustpolicy.Suffix
-	file, fetchErr := s.GitHub.File(ctx, installation, x.policyRepository, path)
+	file, fetchErr := s.GitHub.File(ctx, x.installation, x.policyRepository, x.policyPath())
+	absent := errors.Is(fetchErr, githubapp.ErrNotFound) || errors.Is(fetchErr, githubapp.ErrNotAFile)
+	if fetchErr != nil && !absent {
+		return githubRefusal(fetchErr) // what GitHub says next would only hide what it said first
+	}
 	if err := s.checkTrustedIssuers(ctx, x); err != nil {
 		return err
 	}
-	if fetchErr != nil {
+	if absent {
+		s.budget.absent(x.lookupKey())
 		return githubRefusal(fetchErr)
 	}
+	s.budget.found(x.lookupKey())
 	x.file = file
+	var err error
 	if x.policy, err = s.compilePolicy(x.policyKind(), file); err != nil {
 		return denied("policy_invalid", fmt.Errorf("%s: %s: %w", file.Repository, file.Path, err))
+	}
+	// Only the App that made a check run may change it, so an owner's checks
+	// always come from one and the same App.
+	if x.policy.Permissions()["checks"] == "write" {
+		sticky, err := s.GitHub.StickyInstallation(ctx, x.scope.Owner, x.policyRepository)
+		if err != nil {
+			return githubRefusal(err)
+		}
+		x.installation = sticky
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/octo-sts/appliance/sts/trustpolicy"
 )
 
 // Scope is what a token is asked for: one repository, or an organization as
@@ -38,13 +40,12 @@ func ParseScope(s string) (Scope, error) {
 	return Scope{Owner: owner, Repository: repository}, nil
 }
 
-// CheckIdentity tells whether s can name a trust policy: one file-name segment
-// of letters, digits and `._-@+`, at most 200 bytes, not beginning with a dot.
+// CheckIdentity tells whether s can name a trust policy.
 func CheckIdentity(s string) error {
 	if s == "" {
 		return errors.New("identity is missing: it names a trust policy, .github/chainguard/{identity}.sts.yaml")
 	}
-	if len(s) > 200 || s[0] == '.' || !consistsOf(s, "._-@+") {
+	if !trustpolicy.ValidIdentity(s) {
 		return fmt.Errorf("identity %q: it is one file-name segment of at most 200 letters, digits and . _ - @ +, not beginning with a dot", clip(s))
 	}
 	return nil

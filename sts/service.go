@@ -9,11 +9,14 @@
 package sts
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -69,6 +72,12 @@ type Config struct {
 	// Ceiling is the operator's last word over every policy.
 	Ceiling trustpolicy.Ceiling
 
+	// DeniedPerSubject is how many refusals an hour one issuer's subject has, and
+	// DeniedPerOwner how many all subjects together have with one owner who never
+	// granted them anything. Over that, no call to GitHub and no line in the audit
+	// log is spent on them. Above 0.
+	DeniedPerSubject, DeniedPerOwner int
+
 	Logger *zap.Logger
 
 	// Observe is called once at the end of each exchange. Optional.
@@ -91,6 +100,9 @@ type Service struct {
 	policies       *lru.Cache[policyKey, compiled[*trustpolicy.TrustPolicy]]
 	trustedIssuers *lru.Cache[[sha256.Size]byte, compiled[*trustpolicy.TrustedIssuers]]
 	compiling      sync.Mutex // held by whoever compiles
+
+	budget     *budget      // locks itself
+	askingTook atomic.Int64 // time.Duration: the last look-up at GitHub
 
 	// unverified logs, at a bounded rate, exchanges whose caller never became
 	// known. All of them are counted.
@@ -120,7 +132,8 @@ type Grant struct {
 
 // New makes a Service from its parts.
 func New(_ context.Context, c Config) (*Service, error) {
-	if c.Domain == "" || c.PolicyRepository == "" || c.Verifier == nil || c.GitHub == nil || c.Audit == nil || c.Logger == nil {
+	if c.Domain == "" || c.PolicyRepository == "" || c.Verifier == nil || c.GitHub == nil || c.Audit == nil || c.Logger == nil ||
+		c.DeniedPerSubject <= 0 || c.DeniedPerOwner <= 0 {
 		return nil, errors.New("making the exchange: a part is missing")
 	}
 	policies, err := lru.New[policyKey, compiled[*trustpolicy.TrustPolicy]](compiledPolicies)
@@ -131,7 +144,23 @@ func New(_ context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the policy cache: %w", err)
 	}
-	return &Service{Config: c, policies: policies, trustedIssuers: trustedIssuers, unverified: sampled(c.Logger)}, nil
+	budget, err := newBudget(c.DeniedPerSubject, c.DeniedPerOwner)
+	if err != nil {
+		return nil, fmt.Errorf("making the budget: %w", err)
+	}
+	return &Service{Config: c, policies: policies, trustedIssuers: trustedIssuers, budget: budget, unverified: sampled(c.Logger)}, nil
+}
+
+// Granted tells s of a grant from before it was made: the caller is no stranger
+// to the owner of that scope, and the policy is there.
+func (s *Service) Granted(issuer, subject, scope, identity string) {
+	parsed, err := ParseScope(scope)
+	if err != nil {
+		return
+	}
+	owner, repository := strings.ToLower(parsed.Owner), cmp.Or(parsed.Repository, s.PolicyRepository)
+	s.budget.remember(grantKey{subjectKey{issuer, subject}, owner})
+	s.budget.found(lookupKey{owner, strings.ToLower(repository), identity})
 }
 
 // sampled lets through the first 20 lines of each second: enough for an operator
