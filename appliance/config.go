@@ -24,6 +24,7 @@ type Config struct {
 	Issuers []Issuer `json:"issuers"`
 
 	Ceiling Ceiling `json:"ceiling"`
+	Webhook Webhook `json:"webhook"`
 
 	// Permissions adds names, each with its levels, to GitHub's list of App
 	// permissions that this version ships, so that a policy can ask for one that
@@ -33,8 +34,9 @@ type Config struct {
 	Audit  Audit  `json:"audit"`
 	Signer Signer `json:"signer"`
 
-	// StateDirectory is the daemon's own directory for what must outlive it, which
-	// today is nothing. Default /var/lib/octo-sts. It must exist and be writable.
+	// StateDirectory is the daemon's own directory for what must outlive it: the
+	// queue of webhook deliveries, and which App an owner's checks stick to. Default
+	// /var/lib/octo-sts. It must exist and be writable.
 	StateDirectory string `json:"state_directory"`
 }
 
@@ -82,6 +84,15 @@ type Limits struct {
 	// from one address. Over it: 429, Retry-After.
 	PerAddress float64 `json:"per_address"`
 	Burst      int     `json:"burst"`
+
+	// DeniedPerSubject is how many denials an hour one subject of an issuer may
+	// have, and DeniedPerOwner how many all subjects together may have at one owner
+	// who has never granted them anything. Default 60 and 600. Over it: 429, no
+	// call to GitHub and no line in the audit log, unless the policy is known and
+	// grants. Higher: strangers can use up more of an owner's rate limit at GitHub,
+	// and more disk.
+	DeniedPerSubject int `json:"denied_per_subject"`
+	DeniedPerOwner   int `json:"denied_per_owner"`
 }
 
 // GitHub says where GitHub is and which Apps act there.
@@ -103,6 +114,10 @@ type GitHub struct {
 	// PolicyMaxAge is how long a policy file is used before GitHub is asked
 	// whether it changed. Default 60s; 0s asks at every exchange.
 	PolicyMaxAge *time.Duration `json:"policy_max_age"`
+
+	// MaxConcurrent is how many calls to GitHub may be under way at once. Default
+	// 64, at most 99: GitHub allows 100 and then refuses everything for a while.
+	MaxConcurrent int `json:"max_concurrent"`
 }
 
 // App is one GitHub App, whose private key the signer holds.
@@ -153,6 +168,16 @@ type Ceiling struct {
 	// more, or for a permission that is not named here, grants nothing. Left
 	// out: no ceiling.
 	Permissions map[string]string `json:"permissions"`
+}
+
+// Webhook is what GitHub's deliveries to https://{domain}/webhook are held
+// against. Left out, that address does not exist, and policies are up to
+// github.policy_max_age old.
+type Webhook struct {
+	// Secrets are the names of credentials, files in $CREDENTIALS_DIRECTORY. A
+	// delivery is accepted if it is signed with any one of them, so that a secret
+	// can be replaced: add the new one, change it at GitHub, remove the old one.
+	Secrets []string `json:"secrets"`
 }
 
 // Audit says where the audit log is.

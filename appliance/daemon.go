@@ -12,13 +12,14 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/octo-sts/appliance/signer"
 	"github.com/octo-sts/appliance/sts"
 	"github.com/octo-sts/appliance/sts/audit"
-	"github.com/octo-sts/appliance/sts/trustpolicy"
+	"github.com/octo-sts/appliance/webhook"
 )
 
 // shutdownGrace is how long exchanges under way get to finish.
@@ -36,7 +37,9 @@ const (
 // Daemon is octo-stsd, wired and listening.
 type Daemon struct {
 	logger       *zap.Logger
+	state        *bbolt.DB
 	audit        *audit.Log
+	webhook      *webhook.Receiver // nil: none is configured
 	listeners    []*listener
 	certificates *certificateFiles  // nil with tls.mode: off
 	reload       chan os.Signal     // SIGHUP
@@ -55,11 +58,11 @@ func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ 
 			d.close()
 		}
 	}()
-	if err := checkWritable(c.StateDirectory); err != nil {
-		return nil, fmt.Errorf("state_directory: %w", err)
-	}
 	d.audit, err = audit.Open(ctx, audit.Config{Directory: c.Audit.Directory, Origin: c.Audit.Origin, Logger: logger})
 	if err != nil {
+		return nil, err
+	}
+	if d.state, err = openState(c.StateDirectory); err != nil {
 		return nil, err
 	}
 	signerClient := signer.NewClient(c.Signer.Socket)
@@ -67,30 +70,28 @@ func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ 
 	if err != nil {
 		return nil, err
 	}
-	github, err := newGitHub(background, c, signerClient, version, logger)
+	github, err := newGitHub(background, c, d.state, signerClient, version, logger)
 	if err != nil {
 		return nil, err
 	}
 	counts := newMetrics()
-	service, err := sts.New(ctx, sts.Config{
-		Domain:           c.Domain,
-		PolicyRepository: c.GitHub.PolicyRepository,
-		Verifier:         verifier,
-		GitHub:           github,
-		Audit:            d.audit,
-		Permissions:      trustpolicy.GitHubPermissions().With(c.Permissions),
-		Ceiling:          trustpolicy.Ceiling{OrganizationOnly: c.Ceiling.Policies == "organization", Permissions: c.Ceiling.Permissions},
-		Logger:           logger,
-		Observe:          counts.observe,
-	})
+	service, err := newService(ctx, c, verifier, github, d.audit, counts, logger)
 	if err != nil {
 		return nil, err
 	}
-	public, err := newAdmission(c.Limits, counts.shedBy, sts.NewHandler(service))
+	go recallGrants(background, c, service, logger)
+	exchange, err := newAdmission(c.Limits, counts.shedBy, sts.NewHandler(service))
 	if err != nil {
 		return nil, err
 	}
-	return d, d.listen(ctx, c, public, adminHandler(&health{d.audit, signerClient, github, verifier}, counts))
+	public := &edge{exchange: exchange, shed: counts.shedBy}
+	if len(c.Webhook.Secrets) > 0 {
+		if d.webhook, err = newWebhook(ctx, c, d.state, github, d.audit, counts, logger); err != nil {
+			return nil, err
+		}
+		public.webhook = d.webhook
+	}
+	return d, d.listen(ctx, c, public, adminHandler(&health{d.audit, signerClient, github, verifier, d.webhook}, counts))
 }
 
 func (d *Daemon) listen(ctx context.Context, c *Config, public, admin http.Handler) error {
@@ -124,7 +125,7 @@ func (d *Daemon) listen(ctx context.Context, c *Config, public, admin http.Handl
 }
 
 // Run serves until ctx is done, lets exchanges under way finish, and closes the
-// audit log last.
+// audit log and the state last.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.close()
 	serving, ctx := errgroup.WithContext(ctx)
@@ -134,6 +135,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	if d.certificates != nil {
 		serving.Go(func() error { d.certificates.watch(ctx, d.reload); return nil })
+	}
+	if d.webhook != nil {
+		serving.Go(func() error { return d.webhook.Run(ctx) })
 	}
 	serving.Go(func() error {
 		<-ctx.Done()
@@ -174,10 +178,14 @@ func (d *Daemon) close() {
 	for _, l := range d.listeners {
 		_ = l.net.Close() // already closed where it was served
 	}
-	if d.audit == nil {
-		return
+	if d.audit != nil {
+		if err := d.audit.Close(); err != nil {
+			d.logger.Error("closing the audit log", zap.Error(err))
+		}
 	}
-	if err := d.audit.Close(); err != nil {
-		d.logger.Error("closing the audit log", zap.Error(err))
+	if d.state != nil {
+		if err := d.state.Close(); err != nil {
+			d.logger.Error("closing the state", zap.Error(err))
+		}
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/octo-sts/appliance/signer"
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/sts/idtoken"
+	"github.com/octo-sts/appliance/webhook"
 )
 
 // health answers the admin listener's /healthz (is this process alive) and
@@ -21,6 +23,7 @@ type health struct {
 	signer   *signer.Client
 	github   *githubapp.Client
 	verifier *idtoken.Verifier
+	webhook  *webhook.Receiver // nil: none is configured
 }
 
 // The three states of a check, and of the whole: the worst of its checks.
@@ -65,7 +68,11 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *health) checks(ctx context.Context) []check {
-	return []check{h.checkAudit(), h.checkSigner(ctx), h.checkIssuers()}
+	checks := []check{h.checkAudit(), h.checkSigner(ctx), h.checkGitHub(), h.checkIssuers()}
+	if h.webhook != nil {
+		checks = append(checks, h.checkWebhook())
+	}
+	return checks
 }
 
 func (h *health) checkAudit() check {
@@ -147,4 +154,50 @@ func (h *health) checkIssuers() check {
 	default:
 		return check{"issuers", stateDegraded, fmt.Sprintf("%d of %d have no usable keys; %s", away, len(issuers), detail)}
 	}
+}
+
+// checkGitHub never fails: while GitHub does not answer, this daemon is as ready
+// as another one would be.
+func (h *health) checkGitHub() check {
+	host := h.github.Host()
+	if host.Down {
+		return check{"github", stateDegraded, fmt.Sprintf("no answer since %s: %v", host.Since.UTC().Format(time.RFC3339), host.LastError)}
+	}
+	if host.ClockSkew.Abs() > githubapp.MaxClockSkew {
+		return check{"github", stateDegraded, fmt.Sprintf("this host's clock is off by %s against GitHub's: correct it", host.ClockSkew.Round(time.Second))}
+	}
+	apps := h.github.Status()
+	unproven, lacking, detail := 0, "", ""
+	for _, app := range apps {
+		if app.Problem != nil {
+			unproven++
+			detail = fmt.Sprintf("App %d: %v", app.AppID, app.Problem)
+		}
+		if len(app.Lacking) > 0 {
+			lacking = fmt.Sprintf("; App %d lacks %s", app.AppID, strings.Join(app.Lacking, ", "))
+		}
+	}
+	switch {
+	case unproven > 0:
+		return check{"github", stateDegraded, detail + lacking}
+	default:
+		return check{"github", stateReady, fmt.Sprintf("%d App(s)%s", len(apps), lacking)}
+	}
+}
+
+// maxQueueAge is how long a delivery may wait before somebody should look: a
+// rate limit of GitHub's lasts an hour.
+const maxQueueAge = 2 * time.Hour
+
+// checkWebhook never fails: exchanges do not need it.
+func (h *health) checkWebhook() check {
+	s := h.webhook.Status()
+	detail := fmt.Sprintf("%d deliveries wait", s.Queued)
+	switch {
+	case !s.Oldest.IsZero() && time.Since(s.Oldest) > maxQueueAge:
+		return check{"webhook", stateDegraded, fmt.Sprintf("%s, the oldest since %s", detail, s.Oldest.UTC().Format(time.RFC3339))}
+	case s.Recovery.Error != "":
+		return check{"webhook", stateDegraded, fmt.Sprintf("%s; asking GitHub for missed deliveries: %s", detail, s.Recovery.Error)}
+	}
+	return check{"webhook", stateReady, detail}
 }

@@ -26,10 +26,12 @@ var allowed = map[string][]string{
 	"sts/stspb/stspbconnect": {"sts/stspb"},
 	"sts":                    {"sts/audit", "sts/githubapp", "sts/idtoken", "sts/trustpolicy", "sts/stspb", "sts/stspb/stspbconnect"},
 
+	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
+
 	"signer":     {"sts/strictyaml"},
 	"signer/hsm": {"signer"},
 
-	"appliance": {"signer", "sts", "sts/audit", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy"},
+	"appliance": {"signer", "sts", "sts/audit", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy", "webhook"},
 
 	// For tests and the demonstration; nothing that is shipped imports them.
 	"signer/signertest":      {"signer"},

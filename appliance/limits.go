@@ -2,7 +2,6 @@ package appliance
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"io"
 	"net"
@@ -20,8 +19,8 @@ import (
 // is forgotten begins again with a full bucket.
 const trackedAddresses = 16384
 
-// admission is the outermost middleware: it names each request and sheds what is
-// too much, before anything that costs is parsed.
+// admission sheds what is too much of everything but deliveries, before anything
+// that costs is parsed.
 type admission struct {
 	next    http.Handler
 	slots   chan struct{}                     // one for each request under way
@@ -39,20 +38,7 @@ func newAdmission(limits Limits, shed func(reason string), next http.Handler) (*
 }
 
 func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	caller := sts.Caller{RequestID: rand.Text(), Address: clientAddress(r), UserAgent: r.UserAgent()}
-	r = r.WithContext(sts.WithCaller(r.Context(), caller))
-	w.Header().Set(sts.RequestIDHeader, caller.RequestID)
-
-	if r.ProtoMajor == 1 && mayHideAnother(r) {
-		w.Header().Set("Connection", "close")
-	}
-	if len(r.TransferEncoding) > 0 {
-		a.shed("transfer_encoding")
-		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrInvalidRequest, Reason: "transfer_encoding",
-			Detail: errors.New("a body without a Content-Length is not accepted")})
-		return
-	}
-	if !a.bucket(bucketOf(caller.Address)).Allow() {
+	if !a.bucket(bucketOf(clientAddress(r))).Allow() {
 		a.shed("address_rate")
 		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrOverloaded, Reason: "address_rate",
 			Detail: errors.New("too many requests from one address"), RetryAfter: time.Second})
@@ -73,16 +59,6 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.next.ServeHTTP(w, r)
-}
-
-// mayHideAnother tells whether a proxy in front of us may have seen this request
-// end elsewhere than net/http does, so that what we would read as the next one
-// is a stranger's (RFC 9112, section 11.2). Where Content-Length stands beside
-// Transfer-Encoding, net/http drops it, and in HTTP/1.0 it drops the latter:
-// nobody can tell any more. RFC 9112, sections 6.1 and 6.3, has the connection
-// closed then. No client of ours needs a chunked body, so they are refused, too.
-func mayHideAnother(r *http.Request) bool {
-	return len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1)
 }
 
 // readBody takes in the whole body, as far as anything will read of it, before

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/octo-sts/appliance/signer"
 	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/sts/idtoken"
 	"github.com/octo-sts/appliance/sts/strictyaml"
@@ -48,8 +49,11 @@ func (c *Config) complete() {
 	setDefault(&c.Limits.Concurrent, 512)
 	setDefault(&c.Limits.PerAddress, 200)
 	setDefault(&c.Limits.Burst, 1000)
+	setDefault(&c.Limits.DeniedPerSubject, 60)
+	setDefault(&c.Limits.DeniedPerOwner, 600)
 	setDefault(&c.GitHub.APIURL, "https://api.github.com")
 	setDefault(&c.GitHub.PolicyRepository, ".github")
+	setDefault(&c.GitHub.MaxConcurrent, 64)
 	if c.GitHub.PolicyMaxAge == nil {
 		age := githubapp.DefaultPolicyMaxAge
 		c.GitHub.PolicyMaxAge = &age
@@ -66,6 +70,14 @@ func (c *Config) complete() {
 	setDefault(&c.Audit.Origin, c.Domain+"/audit")
 	setDefault(&c.Signer.Socket, "/run/octo-sts-signer/signer.sock")
 	setDefault(&c.StateDirectory, "/var/lib/octo-sts")
+}
+
+// Unchecked says what Load could not look at; empty where it looked at everything.
+func (c *Config) Unchecked() string {
+	if _, set := os.LookupEnv(credentialsDirectory); !set && len(c.Webhook.Secrets) > 0 {
+		return "; $" + credentialsDirectory + " is not set, so the webhook's secrets were not looked at"
+	}
+	return ""
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -99,6 +111,7 @@ func (k *checker) check(c *Config) {
 		k.checkIssuer(fmt.Sprintf("issuers[%d]", i), issuer, c.Issuers[:i])
 	}
 	k.checkPermissions(c)
+	k.checkWebhook(c.Webhook)
 	if c.Audit.Directory == "" {
 		k.wrong("audit.directory", "is required: where the audit log is written, such as /var/log/octo-sts/audit")
 	}
@@ -154,6 +167,9 @@ func (k *checker) checkLimits(l Limits) {
 	if l.Concurrent < 1 || l.Burst < 1 || l.PerAddress <= 0 {
 		k.wrong("limits", "concurrent, per_address and burst are greater than zero")
 	}
+	if l.DeniedPerSubject < 1 || l.DeniedPerOwner < 1 {
+		k.wrong("limits", "denied_per_subject and denied_per_owner are greater than zero")
+	}
 }
 
 func (k *checker) checkGitHub(g GitHub) {
@@ -163,6 +179,9 @@ func (k *checker) checkGitHub(g GitHub) {
 		k.wrong("github.api_url", "%q: tokens travel there, so it has to be https", g.APIURL)
 	}
 	k.checkFile("github.ca_file", g.CAFile, false)
+	if g.MaxConcurrent < 1 || g.MaxConcurrent > 99 {
+		k.wrong("github.max_concurrent", "%d: want 1 to 99, since GitHub allows 100", g.MaxConcurrent)
+	}
 	if len(g.Apps) == 0 {
 		k.wrong("github.apps", "is required: the GitHub App to act as: [{id: 1234}]")
 	}
@@ -223,6 +242,20 @@ func (k *checker) checkPermissions(c *Config) {
 	for _, name := range slices.Sorted(maps.Keys(c.Ceiling.Permissions)) {
 		if err := known.Check(name, c.Ceiling.Permissions[name]); err != nil {
 			k.wrong("ceiling.permissions."+name, "%v", err)
+		}
+	}
+}
+
+// checkWebhook reads the secrets, where it can be told where they are: a person
+// who checks a configuration outside of systemd has none.
+func (k *checker) checkWebhook(w Webhook) {
+	directory, set := os.LookupEnv(credentialsDirectory)
+	if !set {
+		return
+	}
+	for i, name := range w.Secrets {
+		if _, err := signer.ReadCredential(directory, name); err != nil {
+			k.wrong(fmt.Sprintf("webhook.secrets[%d]", i), "%v", err)
 		}
 	}
 }

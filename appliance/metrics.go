@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/octo-sts/appliance/sts"
+	"github.com/octo-sts/appliance/webhook"
 )
 
 // metrics counts, in a registry of its own. Every label has a small, bounded set
@@ -17,6 +18,7 @@ type metrics struct {
 	exchanges *prometheus.CounterVec
 	seconds   prometheus.Histogram
 	shed      *prometheus.CounterVec
+	webhooks  *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -35,8 +37,12 @@ func newMetrics() *metrics {
 			Name: "octo_sts_requests_shed_total",
 			Help: "Requests refused unread because of load, by limit.",
 		}, []string{"limit"}),
+		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "octo_sts_webhook_deliveries_total",
+			Help: "Webhook deliveries, by event, and by what became of them.",
+		}, []string{"event", "outcome"}),
 	}
-	m.registry.MustRegister(m.exchanges, m.seconds, m.shed,
+	m.registry.MustRegister(m.exchanges, m.seconds, m.shed, m.webhooks,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -44,6 +50,10 @@ func newMetrics() *metrics {
 func (m *metrics) observe(o sts.Observation) {
 	m.exchanges.WithLabelValues(o.Decision, o.Reason).Inc()
 	m.seconds.Observe(o.Duration.Seconds())
+}
+
+func (m *metrics) delivered(o webhook.Observation) {
+	m.webhooks.WithLabelValues(o.Event, o.Outcome).Inc()
 }
 
 func (m *metrics) shedBy(limit string) { m.shed.WithLabelValues(limit).Inc() }

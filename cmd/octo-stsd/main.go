@@ -25,32 +25,29 @@ func main() {
 	defer stop()
 	config := ""
 	status := 2 // wrong usage or configuration, until something runs
-	root := &cobra.Command{
-		Use: "octo-stsd", Short: "Exchange OIDC ID tokens for GitHub installation tokens",
-		SilenceUsage: true, SilenceErrors: true,
-	}
+	root := &cobra.Command{Use: "octo-stsd", Short: "Exchange OIDC ID tokens for GitHub installation tokens", SilenceUsage: true, SilenceErrors: true}
 	root.PersistentFlags().StringVar(&config, "config", "/etc/octo-sts/octo-stsd.yaml", "configuration file")
 	root.AddCommand(&cobra.Command{
 		Use: "serve", Short: "Serve exchanges until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			c, err := appliance.Load(config)
-			if err != nil {
-				return err
+			if err == nil {
+				status = 1
+				err = serve(ctx, c)
 			}
-			status = 1
-			return serve(ctx, c)
+			return err
 		},
 	}, &cobra.Command{
 		Use: "check-config", Short: "Check the configuration and report every problem", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := appliance.Load(config); err != nil {
+			c, err := appliance.Load(config)
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems\n", config)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems%s\n", config, c.Unchecked())
 			return err
 		},
-	})
-	root.AddCommand(&cobra.Command{
+	}, &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "octo-stsd", version)
@@ -74,8 +71,8 @@ func serve(ctx context.Context, c *appliance.Config) error {
 	}
 	appliance.CollectLess()
 	daemon, err := appliance.New(ctx, c, version, logger)
-	if err != nil {
-		return err
+	if err == nil {
+		err = daemon.Run(ctx)
 	}
-	return daemon.Run(ctx)
+	return err
 }
