@@ -35,12 +35,14 @@ type bench struct {
 	idTokens []string
 	ours     *target
 	floor    *target
+
+	repositories int // made to record deliveries
 }
 
 // runBench prints our server beside the floor, from one run on one machine. The
 // load generator and the stand-in for GitHub share the machine with both.
 func runBench(ctx context.Context, bin string) error {
-	service, err := ststest.Start(ctx, ststest.ServiceConfig{BinDir: bin, Edit: func(config map[string]any) {
+	service, err := ststest.Start(ctx, ststest.ServiceConfig{BinDir: bin, Webhook: true, Edit: func(config map[string]any) {
 		config["limits"] = map[string]any{"per_address": 1e6, "burst": 1000000}
 	}})
 	if err != nil {
@@ -59,7 +61,10 @@ func runBench(ctx context.Context, bin string) error {
 	if err := b.coldExchange(ctx); err != nil {
 		return err
 	}
-	return b.measureAll(ctx)
+	if err := b.measureAll(ctx); err != nil {
+		return err
+	}
+	return b.measureDeliveries(ctx)
 }
 
 func (b *bench) prepare() error {

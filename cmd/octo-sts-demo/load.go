@@ -131,9 +131,7 @@ func (t *target) peakMemory() float64 {
 	return 0
 }
 
-func (m *measurement) quantile(q float64) time.Duration {
-	return m.latencies[int(q*float64(m.count-1))]
-}
+func (m *measurement) quantile(q float64) time.Duration { return quantile(m.latencies, q) }
 
 func (m *measurement) cpuEach() time.Duration { return m.cpu / time.Duration(m.count) }
 

@@ -40,13 +40,14 @@ type tour struct {
 	service *ststest.Service
 	bin     string
 	dir     string // what a newcomer may want to look at
+	policy  string // the text of identity's
 }
 
 // runTour shows one exchange and one refusal, and then stays up until ctx is
 // done, unless once is set.
 func runTour(ctx context.Context, bin string, once bool) error {
 	step("Starting: a SoftHSM token with an App's key in it, the signer, the daemon, a stand-in for GitHub, an OIDC issuer")
-	service, err := ststest.Start(ctx, ststest.ServiceConfig{BinDir: bin, Domain: domain})
+	service, err := ststest.Start(ctx, ststest.ServiceConfig{BinDir: bin, Domain: domain, Webhook: true})
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func runTour(ctx context.Context, bin string, once bool) error {
 	say("OIDC issuer      %s", service.Issuer.URL())
 	say("GitHub stand-in  %s", service.GitHub.URL())
 
-	for _, act := range []func(context.Context) error{t.setScene, t.grant, t.use, t.showGrant, t.refuse} {
+	for _, act := range []func(context.Context) error{t.setScene, t.grant, t.use, t.showGrant, t.refuse, t.reviewPolicy, t.deletePolicy} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -83,9 +84,9 @@ func (t *tour) setScene(context.Context) error {
 
 	job := ststest.GitHubActions{Owner: organization, Repo: deployer, RepoID: 5678, Ref: "refs/heads/main"}.Claims()
 	stranger := ststest.GitHubActions{Owner: "somebody", OwnerID: 99, Repo: "else", RepoID: 666, Ref: "refs/heads/main"}.Claims()
-	policy := fmt.Sprintf(policyTemplate, t.service.Issuer.URL(), job["repository_id"])
-	github.PutPolicy(organization, repository, identity, policy)
-	if err := os.WriteFile(filepath.Join(t.dir, identity+".sts.yaml"), []byte(policy), 0o600); err != nil {
+	t.policy = fmt.Sprintf(policyTemplate, t.service.Issuer.URL(), job["repository_id"])
+	github.PutPolicy(organization, repository, identity, t.policy)
+	if err := os.WriteFile(filepath.Join(t.dir, identity+".sts.yaml"), []byte(t.policy), 0o600); err != nil {
 		return err
 	}
 	for name, claims := range map[string]map[string]any{"job": job, "stranger": stranger} {
@@ -100,7 +101,7 @@ func (t *tour) setScene(context.Context) error {
 		}
 	}
 	step("acme/widgets has a trust policy, .github/chainguard/deploy.sts.yaml")
-	indent(policy)
+	indent(t.policy)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +51,8 @@ func newAuditShowCommand() *cobra.Command {
 
 DIR is the log's directory, by default /var/log/octo-sts/audit. As text there is
 a line for each entry, in UTC; a dash stands for what an entry does not have.
+An entry that came of a webhook has the policy's file in the place of the
+identity, and GitHub's sender, as @login, in that of the subject.
 As JSON each line is the log's own line, byte for byte.
 
 Exit status: 0 something matched, 1 nothing did, 2 wrong usage, or a log that
@@ -77,7 +80,7 @@ cannot be read; entries before the damage have then been shown.`,
 	flags.StringVar(&f.filter.Subject, "subject", "", "ID tokens with exactly this subject")
 	flags.StringVar(&f.filter.RequestID, "request-id", "", "the request with this `ID`, which each answer to a caller carries")
 	flags.StringVar(&f.filter.Decision, "decision", "", "granted, denied or failed")
-	flags.StringVar(&f.kind, "kind", "", "intent, outcome, denied, policy_check or admin")
+	flags.StringVar(&f.kind, "kind", "", "intent, outcome, denied, trust_change, policy_check or admin")
 	flags.StringVar(&f.since, "since", "", "not before this `TIME` (RFC 3339), or this long ago (90m, 2h, 7d)")
 	flags.StringVar(&f.until, "until", "", "before this `TIME` (RFC 3339), or this long ago")
 	flags.StringVar(&f.output, "output", "text", "text or json")
@@ -175,7 +178,15 @@ type auditTable struct {
 
 // add takes one entry and prints, when enough rows have come together.
 func (t *auditTable) add(e audit.Entry) error {
-	row := []string{e.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), e.Decision, string(e.Kind), e.RequestID, e.Scope, e.Identity, e.Subject, e.Reason}
+	// What came of a delivery has a sender and perhaps a policy's path.
+	policy, who := e.Identity, e.Subject
+	if policy == "" && e.PolicyPath != "" {
+		policy = path.Base(e.PolicyPath)
+	}
+	if who == "" && e.Sender != "" {
+		who = "@" + e.Sender
+	}
+	row := []string{e.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), e.Decision, string(e.Kind), e.RequestID, e.Scope, policy, who, e.Reason}
 	for i, cell := range row {
 		row[i] = printable(cell)
 	}

@@ -34,7 +34,7 @@ func unusablePolicies(t *testing.T, w *world) {
 		{"an unbalanced )|(", pattern(`x)|(.*`), "is no valid pattern"},
 		{"an unbalanced )|( that would be balanced when anchored", pattern(`"x)|(?:.*"`), "is no valid pattern"},
 		{"an empty pattern", pattern(`""`), "subject_pattern is empty"},
-		{"a 100 KiB pattern", pattern(strings.Repeat("a", 100<<10) + "|.*"), "over the limit of 4096"},
+		{"a 100 KiB pattern", pattern(strings.Repeat("a", 100<<10) + "|.*"), "at most 64 KiB"},
 		{"a huge repeat", pattern(`((.{0,99}){0,99}){0,99}`), "is no valid pattern"},
 		{"a huge repeat, within what the parser takes", pattern(`(repo:acme/app){999}|.*`), "too large a pattern"},
 		{"YAML aliases that explode", aliases + whole, "alias"},

@@ -25,13 +25,7 @@ var crashScopes = []string{"acme/app", "acme/lib", "acme/three", "acme/four"}
 // kill -9 of the daemon under load, again and again: whatever a client holds,
 // and whatever GitHub ever minted, the audit log accounts for.
 func TestKilledUnderLoad(t *testing.T) {
-	kills := 20
-	if v := os.Getenv("OCTO_STS_KILLS"); v != "" {
-		var err error
-		if kills, err = strconv.Atoi(v); err != nil {
-			t.Fatalf("OCTO_STS_KILLS: %v", err)
-		}
-	}
+	rounds := kills(t, 20)
 	r := newRig(t, ststest.ServiceConfig{Issuer: ststest.IssuerConfig{Alg: "ES256"}})
 	r.GitHub.AddRepository("acme", "three")
 	r.GitHub.AddRepository("acme", "four")
@@ -41,7 +35,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	r.GitHub.SetLatency(2 * time.Millisecond) // so that kills meet mints under way, too
 	l := r.startLoad(8, "crash", crashScopes...)
 	whole := map[string]bool{} // segments that were looked at
-	for range kills {
+	for range rounds {
 		enough := l.granted() + 1 + rand.IntN(20)
 		r.eventually("more grants", func() bool { return l.granted() >= enough })
 		time.Sleep(time.Duration(rand.IntN(10_000)) * time.Microsecond)
@@ -70,7 +64,22 @@ func TestKilledUnderLoad(t *testing.T) {
 	a.checkHeld(t, l)
 	a.checkMinted(t, r.GitHub.Mints())
 	t.Logf("%d kills: %d tokens received, %d exchanges cut off, others refused: %v; %d mints, %d intents, %d of them without an outcome",
-		kills, l.status[http.StatusOK], len(l.lost), l.refused, a.mints, len(a.intents), a.open)
+		rounds, l.status[http.StatusOK], len(l.lost), l.refused, a.mints, len(a.intents), a.open)
+}
+
+// kills is how often a test kills the daemon: what $OCTO_STS_KILLS says, or a few
+// times.
+func kills(t *testing.T, few int) int {
+	t.Helper()
+	v := os.Getenv("OCTO_STS_KILLS")
+	if v == "" {
+		return few
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("OCTO_STS_KILLS: %v", err)
+	}
+	return n
 }
 
 // account is what an audit log says, by request ID and by token.
