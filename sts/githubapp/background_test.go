@@ -116,16 +116,18 @@ func TestChecksAreSlow(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if n := w.github.Calls()[ststest.CompareRoute]; n < 1 || n > 60+8+1 {
+	if n := w.github.Calls()[ststest.CompareRoute]; n < 1 || n > 2*(60+8) {
 		t.Errorf("%d comparisons left within a second, want 68", n)
 	}
 	w.wants(w.mint(), "ok")
 	_, err = w.client.Compare(w.ctx, globex, "app", "main", "main")
 	w.wants(err, "ok")
-	short, cancel = context.WithTimeout(w.ctx, time.Millisecond)
-	defer cancel()
-	_, err = w.client.Compare(short, inst, "app", "main", "main")
-	w.wants(err, "unavailable", "the checks of installation", "have spent what they may")
+	eventually(t, "what has come meanwhile is spent", func() bool {
+		short, cancel := context.WithTimeout(w.ctx, time.Millisecond)
+		defer cancel()
+		_, err := w.client.Compare(short, inst, "app", "main", "main")
+		return err != nil && strings.Contains(err.Error(), "the checks of installation") && strings.Contains(err.Error(), "have spent what they may")
+	})
 	w.wants(w.compare(inst), "ok") // it waits its turn
 }
 
