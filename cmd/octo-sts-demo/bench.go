@@ -30,11 +30,12 @@ var (
 
 // bench is one benchmark under way.
 type bench struct {
-	service  *ststest.Service
-	signer   *signer.Client
-	idTokens []string
-	ours     *target
-	floor    *target
+	service      *ststest.Service
+	signer       *signer.Client
+	installation int64 // acme's
+	idTokens     []string
+	ours         *target
+	floor        *target
 
 	repositories int // made to record deliveries
 }
@@ -70,7 +71,7 @@ func runBench(ctx context.Context, bin string) error {
 func (b *bench) prepare() error {
 	github := b.service.GitHub
 	github.AddRepository("acme", "app")
-	github.Install(ststest.DefaultApp, "acme", ststest.InstallOptions{})
+	b.installation = github.Install(ststest.DefaultApp, "acme", ststest.InstallOptions{})
 	job := ststest.GitHubActions{Owner: "acme", Repo: "app", Ref: "refs/heads/main"}
 	github.PutPolicy("acme", "app", "ci", fmt.Sprintf("issuer: %s\nsubject: %s\npermissions:\n  contents: read\n", b.service.Issuer.URL(), job.Subject()))
 	for range benchTokens {
@@ -98,10 +99,9 @@ func (b *bench) startFloor(ctx context.Context) (stop func(), err error) {
 	if !ok {
 		return nil, errors.New("the issuer's key is no RSA key")
 	}
-	installation := b.service.GitHub.Install(ststest.DefaultApp, "acme", ststest.InstallOptions{})
 	config, err := json.Marshal(floorConfig{
 		PublicKey: x509.MarshalPKCS1PublicKey(public),
-		MintURL:   fmt.Sprintf("%s/app/installations/%d/access_tokens", b.service.GitHub.URL(), installation),
+		MintURL:   fmt.Sprintf("%s/app/installations/%d/access_tokens", b.service.GitHub.URL(), b.installation),
 		AppJWT:    jwt.JWT,
 		CAPEM:     b.service.GitHub.CAPEM(),
 		Mint:      []byte(`{"repositories":["app"],"permissions":{"contents":"read"}}`),
