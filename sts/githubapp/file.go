@@ -50,7 +50,7 @@ func (k fileKey) groups(*File) []group {
 // Within Config.PolicyMaxAge it comes from memory; after that GitHub is asked
 // whether it changed. That a file is absent, or not a file, is kept for exactly
 // as long: otherwise the time that a refusal takes would tell whether a policy
-// exists. Callers who come together share one request.
+// exists. (Of a file that was there before, for 25 s at most.) Callers who come together share one request.
 //
 // A read token reads every public repository, and names change hands: an owner
 // who is renamed leaves the old name to whoever wants it. So what GitHub answers
@@ -135,6 +135,11 @@ func (c *Client) fetchFile(ctx context.Context, f *flight[*File], inst Installat
 		c.files.keep(key, f, file)
 		return file, nil
 	case absent:
+		if old != nil {
+			// It was there until now, and perhaps GitHub is wrong: that is found out
+			// sooner than how long the absence of what never was is kept.
+			asked = asked.Add(-max(0, c.policyMaxAge-negativeMaxAge))
+		}
 		c.files.keepAbsent(key, f, knownFailure{err, asked})
 	case errors.Is(err, ErrRateLimited):
 		// What GitHub said last; nothing, where that was forgotten meanwhile.

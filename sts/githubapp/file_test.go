@@ -10,6 +10,27 @@ import (
 	"github.com/octo-sts/appliance/sts/ststest"
 )
 
+// TestFileThatGitHubLosesForAMoment: what was there, and is said not to be there,
+// is asked for again within 30 s, however long PolicyMaxAge is.
+func TestFileThatGitHubLosesForAMoment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	inst := w.installation()
+	_, err := w.read(inst)
+	w.wants(err, "ok")
+	w.clock.advance(61 * time.Second)
+	fault := w.github.Fail(ststest.Fault{Route: ststest.ContentsRoute, Status: 404})
+	_, err = w.read(inst)
+	w.wants(err, "not found")
+	fault.Clear()
+	w.clock.advance(20 * time.Second)
+	_, err = w.read(inst)
+	w.wants(err, "not found")
+	w.clock.advance(6 * time.Second)
+	_, err = w.read(inst)
+	w.wants(err, "ok")
+}
+
 func TestFile(t *testing.T) {
 	t.Parallel()
 	largest := strings.Repeat("x", 64<<10)
