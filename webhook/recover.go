@@ -47,7 +47,7 @@ type RecoveryStatus struct {
 }
 
 // recoverAll asks GitHub for what each App missed. A GitHub that cannot be asked
-// is asked at the next tick.
+// is asked again soon: see recoverAgain.
 func (r *Receiver) recoverAll(ctx context.Context) {
 	var errs []error
 	redelivered := 0
@@ -65,7 +65,7 @@ func (r *Receiver) recoverAll(ctx context.Context) {
 	status := RecoveryStatus{Last: time.Now()}
 	if err != nil {
 		status.Error = err.Error()
-		r.log.Warn("webhook: GitHub could not be asked for missed deliveries; it is again in 5 minutes", zap.Error(err))
+		r.log.Warn("webhook: GitHub could not be asked for missed deliveries: it is asked again", zap.Error(err))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -235,3 +235,19 @@ func TestRecoveryGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("without GitHub: %+v", status)
 	}
 }
+
+// What GitHub cannot be asked at a start is asked some seconds later, not at the
+// next sweep.
+func TestRecoveryIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	fault := r.github.Fail(ststest.Fault{Route: ststest.DeliveriesRoute, Status: 503})
+	stop := r.run()
+	defer stop()
+	eventually(t, "GitHub was asked", func() bool { return fault.Hits() > 0 })
+	fault.Clear()
+	eventually(t, "GitHub was asked again", func() bool {
+		s := r.receiver.Status().Recovery
+		return !s.Last.IsZero() && s.Error == ""
+	})
+}

@@ -17,8 +17,11 @@ const (
 	maxWorkers = 16
 	// sweepInterval is how often old deliveries are forgotten.
 	sweepInterval = time.Hour
-	// recoverInterval is how often GitHub is asked for what was missed.
+	// recoverInterval is how often GitHub is asked for what was missed, and
+	// recoverRetry how long after a failure, doubled up to that: at a start the
+	// signer may come a moment later.
 	recoverInterval = 5 * time.Minute
+	recoverRetry    = 5 * time.Second
 	// settleDelay is how long items that have ended wait for others to be marked as
 	// ended with: each time is two syncs of the disk that exchanges wait for, too.
 	// Where the process ends before that, the audit log tells what was done of them.
@@ -44,12 +47,30 @@ func (r *Receiver) Run(ctx context.Context) error {
 		return fmt.Errorf("looking up which deliveries of the queue were done: %w", err)
 	}
 	var loops sync.WaitGroup
-	loops.Go(func() { r.every(ctx, recoverInterval, r.recoverAll) })
+	loops.Go(func() { r.recoverAgain(ctx) })
 	loops.Go(func() { r.every(ctx, sweepInterval, r.sweep) })
 	loops.Go(func() { r.settleAll(ctx) })
 	r.dispatch(ctx)
 	loops.Wait()
 	return r.settleFinished() // what the last workers ended
+}
+
+// recoverAgain asks GitHub for what was missed until ctx ends.
+func (r *Receiver) recoverAgain(ctx context.Context) {
+	for retry := recoverRetry; ctx.Err() == nil; {
+		r.recoverAll(ctx)
+		pause := recoverInterval
+		if r.Status().Recovery.Error == "" {
+			retry = recoverRetry
+		} else {
+			pause = retry
+			retry = min(2*retry, recoverInterval)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
 }
 
 // every calls f now and then once an interval.
