@@ -23,8 +23,43 @@
 // as the disk tells the truth about its cache. An append that got an error may or may not be in the log, and counts as
 // not being there: do not act upon it.
 //
-// Every Open starts a fresh segment (an empty one at the end is used): a file that an earlier process wrote is never
-// appended to, so that a failed sync, of which only the process that saw it knew, needs no record of its own.
+// Every Open starts a fresh segment (an empty one at the end is used), and so closes the one before: a file that an earlier
+// process wrote is never appended to, so that a failed sync, of which only the process that saw it knew, needs no record of
+// its own.
+//
+// A segment is followed by a new one when it is full (64 MiB) or, with the next entry that comes, a day after its first. So
+// the last segment of a log that gets no entries stays open, however old it is.
+//
+// # Followers
+//
+// All that happens to an entry afterwards rests on the segments and not on queues: a Cursor reads the durable lines in order,
+// as slowly as it likes. The Checkpointer is such a follower. It makes the Merkle tree of the lines, writes its tiles, and
+// has checkpoints of it signed, at the latest a second after an entry while the signer is there. Neither the signer's
+// absence nor any fault of tiles and checkpoint ever refuses an entry.
+//
+// # The directory
+//
+//   - NNN.jsonl: the segments. They are the record; all else here but the signatures can be made from them.
+//   - checkpoint: the newest signed checkpoint (c2sp.org/tlog-checkpoint). It is replaced as a whole. Lost or older, it
+//     costs nothing: the signer knows what it signed last.
+//   - tile/L/N: a full tile of the tree, 256 hashes of 32 bytes (c2sp.org/tlog-tiles): L is the level, N the tile's number
+//     on it, as 000 to 999 and then x001/000 and so on. Once written it never changes.
+//   - tile/L/N.p/W: the first W hashes of a tile, written where a segment ends: of the partial tiles that a tree of that size
+//     has, the one of the lowest level, which is 0 unless a full tile ends there, too. It stays when the full tile is there,
+//     and says that the segment ended there and was not cut off. There are no other partial tiles: those of a checkpoint's
+//     size follow from the lines, and those of higher levels from the tiles below.
+//   - lock: held by the process that appends.
+//   - *.tmp: a tile or checkpoint on its way, or what a crash left of one; it is written over.
+//
+// Tiles are derived from the lines while these are here: missing ones are written again after a start, and where tiles
+// contradict what was signed, all are compared with the lines and put right before the log is said to be rewritten. A tile
+// whose lines were moved away is not derived any more: keep it.
+//
+// The oldest segment may be moved away, with the daemon running or not, when the checkpoint's size is greater than the index
+// in the next segment's name: its tiles are durable then, and the log starts, goes on and makes proofs without it. Then the
+// next may follow: a gap between segments is no archive but a fault, to Open and to Verify. Other followers should have
+// passed it as well, since a cursor that has not gets a MissingError. What may not be moved is the last segment, tile/ and
+// checkpoint.
 //
 // # What it is not
 //

@@ -42,7 +42,7 @@ func TestLineIsCanonical(t *testing.T) {
 		t.Fatalf("line (-want +got):\n%s", diff)
 	}
 
-	back, err := parseLine([]byte(want))
+	back, err := ParseEntry([]byte(want))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestTheLongestEntryFits(t *testing.T) {
 	if len(got) > MaxLine || len(got) < MaxLine*8/10 {
 		t.Fatalf("%d bytes, want a little less than %d", len(got), MaxLine)
 	}
-	e, err := parseLine([]byte(got))
+	e, err := ParseEntry([]byte(got))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestTruncation(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.in.Time, test.in.Kind = when, Denied
 			test.want.Time, test.want.Kind = when.UTC().Truncate(time.Microsecond), Denied
-			got, err := parseLine([]byte(line(test.in)))
+			got, err := ParseEntry([]byte(line(test.in)))
 			if err != nil {
 				t.Fatalf("%v: %s", err, line(test.in))
 			}
@@ -231,7 +231,7 @@ func TestTimesThatRFC3339CannotWrite(t *testing.T) {
 
 func TestParseLineRefuses(t *testing.T) {
 	const good = `{"kind":"admin","time":"2026-08-01T10:30:00.123456Z"}`
-	if _, err := parseLine([]byte(good)); err != nil {
+	if _, err := ParseEntry([]byte(good)); err != nil {
 		t.Fatal(err)
 	}
 	for name, in := range map[string]string{
@@ -248,11 +248,11 @@ func TestParseLineRefuses(t *testing.T) {
 		"zeros":         "\x00\x00\x00",
 		"too long":      `{"kind":"admin","time":"2026-08-01T10:30:00Z","reason":"` + strings.Repeat("x", MaxLine) + `"}`,
 	} {
-		if e, err := parseLine([]byte(in)); err == nil {
+		if e, err := ParseEntry([]byte(in)); err == nil {
 			t.Errorf("%s: accepted as %+v", name, e)
 		}
 	}
-	if _, err := parseLine([]byte(`{"kind":"admin","time":"2026-08-01T10:30:00Z","of_a_later_version":{"x":1}}`)); err != nil {
+	if _, err := ParseEntry([]byte(`{"kind":"admin","time":"2026-08-01T10:30:00Z","of_a_later_version":{"x":1}}`)); err != nil {
 		t.Errorf("an unknown field: %v", err)
 	}
 }
@@ -264,7 +264,7 @@ func FuzzReadLine(f *testing.F) {
 	f.Add([]byte(`{"kind":"admin","time":"2026-08-01T10:30:00.123456Z","claims":{"a":1e400,"b":[{"c":-0.0}],"\ud800":"\udfff"}}`))
 	f.Add([]byte(`{"kind":"admin","KIND":"intent","time":"0000-01-01T00:00:00+23:59","permissions":{"\ufffd":"x"}}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		e, err := parseLine(in)
+		e, err := ParseEntry(in)
 		if err != nil {
 			return
 		}
@@ -272,7 +272,7 @@ func FuzzReadLine(f *testing.F) {
 		if len(once) > MaxLine || bytes.ContainsAny(once, "\n\x00") {
 			t.Fatalf("%d bytes: %q", len(once), once)
 		}
-		again, err := parseLine(once)
+		again, err := ParseEntry(once)
 		if err != nil {
 			t.Fatalf("%q was written as %q: %v", in, once, err)
 		}

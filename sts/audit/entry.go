@@ -115,10 +115,10 @@ func (e *Entry) check() error {
 	return nil
 }
 
-// parseLine reads one line, without its newline. A line is well-formed when it is exactly one JSON object in UTF-8
+// ParseEntry reads one line, without its newline. A line is well-formed when it is exactly one JSON object in UTF-8
 // of at most MaxLine bytes, with a time, a kind, and known fields of the right type; unknown fields are passed
 // over, so that an older program can read what a newer one wrote.
-func parseLine(line []byte) (Entry, error) {
+func ParseEntry(line []byte) (Entry, error) {
 	switch {
 	case len(line) > MaxLine:
 		return Entry{}, fmt.Errorf("longer than %d bytes", MaxLine)

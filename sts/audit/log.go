@@ -32,6 +32,8 @@ var (
 const (
 	// defaultSegmentSize in bytes.
 	defaultSegmentSize = 64 << 20
+	// defaultSegmentAge lets an operator move each day's entries away by the next.
+	defaultSegmentAge = 24 * time.Hour
 	// maxBatch bounds in bytes what one write(2) holds. Recovery relies on it: never raise it without looking there.
 	maxBatch = 1 << 20
 	// gatherTime is how long the writer waits for company where there was some the last time: about as long as a sync takes.
@@ -46,7 +48,8 @@ const (
 
 // Config says where a log is.
 type Config struct {
-	// Directory holds the segments. It is made, with mode 0750, where it is missing. No other program may write there.
+	// Directory holds the segments, and what the package documentation says besides. It is made, with mode 0750, where it is
+	// missing. No other program may write there.
 	Directory string
 	// Origin is the log's name, such as "sts.example.com/audit": one line without spaces or plus signs, as checkpoints
 	// have it (c2sp.org/tlog-checkpoint). It is not part of any entry. May be empty.
@@ -54,6 +57,9 @@ type Config struct {
 	// SegmentSize in bytes: a segment that would grow beyond it is followed by a new one. 0 means 64 MiB. One write of at
 	// most 1 MiB always goes into one segment, whatever its size.
 	SegmentSize int64
+	// SegmentAge is how long after its first entry a segment is followed by a new one, with the next entry that comes: without
+	// one an old segment stays the last. 0 means 24 hours.
+	SegmentAge time.Duration
 	// Logger hears of changes of state: full, failed, recovered, a torn tail cut. nil: nobody does.
 	Logger *zap.Logger
 }
@@ -74,7 +80,8 @@ type Log struct {
 	writing  *batch        // guarded by mu: what the writer is at
 	room     chan struct{} // guarded by mu: closed when the writer takes the queue; nil: nobody waits for that
 	spare    []byte        // guarded by mu: a buffer for the next queue
-	next     uint64        // guarded by mu: the index of the next entry
+	durable  durable       // guarded by mu: what is on the disk
+	grown    chan struct{} // guarded by mu: closed when there is more on the disk; nil: no cursor waits for that
 	err      error         // guarded by mu: not nil: why nothing is accepted
 	isClosed bool          // guarded by mu
 
@@ -98,8 +105,9 @@ type batch struct {
 // opening alone; the log is open until Close. A full disk is no error here, once the log was read: Err says so until
 // there is room.
 //
-// Segments that are damaged in a way that no crash explains, that overlap or leave a gap, are an error that names
-// them. The first segment need not begin with entry 0: older ones may have been moved away.
+// Segments that are damaged in a way that no crash explains, that overlap or leave a gap, or that end before what the
+// directory's checkpoint covers, are an error that names them. The first segment need not begin with entry 0: older ones
+// may have been moved away.
 func Open(ctx context.Context, c Config) (*Log, error) {
 	l, err := open(ctx, c, stallLimit)
 	if err != nil {
@@ -112,6 +120,9 @@ func open(ctx context.Context, c Config, stall time.Duration) (_ *Log, err error
 	if c.SegmentSize == 0 {
 		c.SegmentSize = defaultSegmentSize
 	}
+	if c.SegmentAge == 0 {
+		c.SegmentAge = defaultSegmentAge
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -120,6 +131,8 @@ func open(ctx context.Context, c Config, stall time.Duration) (_ *Log, err error
 		return nil, errors.New("no directory is configured")
 	case c.SegmentSize < 0:
 		return nil, fmt.Errorf("segment size %d: must not be negative", c.SegmentSize)
+	case c.SegmentAge < 0:
+		return nil, fmt.Errorf("segment age %s: must not be negative", c.SegmentAge)
 	case strings.ContainsAny(c.Origin, " +\t\r\n"):
 		return nil, fmt.Errorf("origin %q: must not contain spaces or plus signs", c.Origin)
 	}
@@ -152,10 +165,12 @@ func open(ctx context.Context, c Config, stall time.Duration) (_ *Log, err error
 			err = errors.Join(err, l.lock.Close())
 		}
 	}()
-	if l.next, err = recoverDirectory(ctx, c.Directory, c.Logger); err != nil {
+	next, err := recoverDirectory(ctx, c.Directory, c.Logger)
+	if err != nil {
 		return nil, err
 	}
-	if l.segment, err = createSegment(l.directory, l.next); errors.Is(err, ErrFull) {
+	l.durable = durable{size: next, first: next}
+	if l.segment, err = createSegment(l.directory, next); errors.Is(err, ErrFull) {
 		l.err = err
 		c.Logger.Error("audit log: no room; refusing entries until there is", zap.Error(err))
 	} else if err != nil {
@@ -222,7 +237,7 @@ func (l *Log) Err() error {
 func (l *Log) Size() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.next
+	return l.durable.size
 }
 
 // Close refuses further entries, waits until those that were accepted are durable, and gives up the lock. Further calls

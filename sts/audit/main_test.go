@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		childSteps()
 	case "descriptors":
 		childDescriptors()
+	case "signed":
+		childSigned()
+	case "signed load":
+		childSignedLoad()
 	}
 }
 

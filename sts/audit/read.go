@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"time"
 )
 
@@ -36,15 +35,15 @@ func Read(dir string) iter.Seq2[Record, error] {
 // from around that moment may be missing.
 func ReadSince(dir string, since time.Time) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		if err := readSegments(dir, since, yield); err != nil {
+		if err := readSegments([]string{dir}, since, yield); err != nil {
 			yield(Record{}, fmt.Errorf("reading audit log: %w", err))
 		}
 	}
 }
 
 // readSegments yields entries and returns the error that ended it; nil where the consumer did.
-func readSegments(dir string, since time.Time, yield func(Record, error) bool) error {
-	segments, err := listSegments(dir)
+func readSegments(dirs []string, since time.Time, yield func(Record, error) bool) error {
+	segments, err := segmentsOf(dirs)
 	if err != nil {
 		return err
 	}
@@ -72,7 +71,7 @@ func readSegments(dir string, since time.Time, yield func(Record, error) bool) e
 
 // readSegment calls each for every line until it returns false; more is false then.
 func readSegment(path string, isLast bool, each func(line []byte, e Entry) bool) (more bool, err error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return false, err
 	}
@@ -91,7 +90,7 @@ func readSegment(path string, isLast bool, each func(line []byte, e Entry) bool)
 			}
 			return false, fmt.Errorf("%s:%d: the line has no end, and this is not the last segment", path, lines.number)
 		}
-		e, err := parseLine(line.text)
+		e, err := ParseEntry(line.text)
 		if err != nil {
 			return false, fmt.Errorf("%s:%d: not an entry: %w", path, lines.number, err)
 		}
@@ -113,7 +112,7 @@ func segmentsSince(segments []segmentFile, t time.Time) []segmentFile {
 
 // lastEntryTime returns the time of a segment's last entry. ok is false where that is not simply to be had: read it then.
 func lastEntryTime(path string) (_ time.Time, ok bool) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return time.Time{}, false
 	}
@@ -132,7 +131,7 @@ func lastEntryTime(path string) (_ time.Time, ok bool) {
 		} else if err != nil {
 			return time.Time{}, false
 		}
-		last, err = parseLine(line.text)
+		last, err = ParseEntry(line.text)
 		ok = err == nil && line.complete
 	}
 }

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/octo-sts/appliance/sts/audit/checkpoint"
 )
 
 // joinCheckBytes is how much of the segments before the last one Open reads to see that they join; the time that a
@@ -21,15 +24,39 @@ const joinCheckBytes = 256 << 20
 // The lock must be held.
 func recoverDirectory(ctx context.Context, dir string, logger *zap.Logger) (next uint64, err error) {
 	segments, err := listSegments(dir)
-	if err != nil || len(segments) == 0 {
-		return 0, err
-	}
-	last := segments[len(segments)-1]
-	lines, err := recoverSegment(last.path, logger)
 	if err != nil {
 		return 0, err
 	}
-	return last.first + lines, checkJoints(ctx, segments)
+	if len(segments) > 0 {
+		last := segments[len(segments)-1]
+		lines, err := recoverSegment(last.path, logger)
+		if err != nil {
+			return 0, err
+		}
+		next = last.first + lines
+	}
+	if err := checkCovered(dir, next); err != nil {
+		return 0, err
+	}
+	return next, checkJoints(ctx, segments)
+}
+
+// checkCovered makes sure that no entry is missing that the directory's own checkpoint covers: none is signed before its
+// entries are durable, so somebody moved the last segment away, or put an older one in its place. To go on would give the
+// indices of the missing entries to others. A checkpoint that cannot be read proves nothing here.
+func checkCovered(dir string, next uint64) error {
+	path := filepath.Join(dir, checkpointName)
+	note, err := readBounded(path, checkpoint.MaxNote)
+	if err != nil {
+		return nil
+	}
+	signed, err := checkpoint.Parse(note)
+	if err != nil || signed.Size <= next {
+		return nil
+	}
+	return fmt.Errorf("%s covers %d entries, and the segments end after %d: put back the segments from entry %d on; "+
+		"if they are lost, keep that file as evidence elsewhere and remove it here: the log then starts, and the signer, which knows what it signed, signs no more for it",
+		path, signed.Size, next, next)
 }
 
 // recoverSegment cuts the torn tail of the last segment, if there is one, and counts the lines that stay.
@@ -91,7 +118,7 @@ func checkJoints(ctx context.Context, segments []segmentFile) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		f, err := os.Open(segments[i].path)
+		f, err := openRegular(segments[i].path)
 		if err != nil {
 			return err
 		}

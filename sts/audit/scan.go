@@ -36,9 +36,12 @@ func (l *lineReader) next() (rawLine, error) {
 	l.offset += int64(len(text))
 	line.hasNUL = bytes.IndexByte(text, 0) >= 0
 	if errors.Is(err, bufio.ErrBufferFull) {
-		// Nobody may look at more than the beginning, but where it ends matters.
+		// Nobody may look at more than the beginning, but where it ends matters. A file with a hole in it can have any size.
 		text = bytes.Clone(text)
 		for errors.Is(err, bufio.ErrBufferFull) {
+			if l.offset-line.offset > 2*maxBatch {
+				return line, fmt.Errorf("what begins at byte %d is no entry: it has more than %d bytes", line.offset, 2*maxBatch)
+			}
 			var more []byte
 			more, err = l.r.ReadSlice('\n')
 			l.offset += int64(len(more))
@@ -89,7 +92,7 @@ func scanSegment(path string, r io.Reader) (scanResult, error) {
 		} else if err != nil {
 			return result, err
 		}
-		_, err = parseLine(line.text)
+		_, err = ParseEntry(line.text)
 		if err == nil && !line.complete {
 			err = errors.New("the line has no end")
 		}
@@ -124,14 +127,13 @@ func countLines(path string, r io.Reader) (lines uint64, err error) {
 			lines += uint64(bytes.Count(buf[:n], []byte{'\n'}))
 			ends = buf[n-1] == '\n'
 		}
-		if errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
+		switch {
+		case errors.Is(err, io.EOF) && !ends:
+			return lines, fmt.Errorf("%s:%d: the line has no end, and this is not the last segment", path, lines+1)
+		case errors.Is(err, io.EOF):
+			return lines, nil
+		case err != nil:
 			return lines, err
 		}
 	}
-	if !ends {
-		return lines, fmt.Errorf("%s:%d: the line has no end, and this is not the last segment", path, lines+1)
-	}
-	return lines, nil
 }

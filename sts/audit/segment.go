@@ -9,8 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/octo-sts/appliance/sts/audit/checkpoint"
 )
 
 const segmentSuffix = ".jsonl"
@@ -18,6 +21,25 @@ const segmentSuffix = ".jsonl"
 // segmentName is the file name of the segment whose first entry has the given index.
 func segmentName(first uint64) string {
 	return fmt.Sprintf("%020d%s", first, segmentSuffix)
+}
+
+// openRegular opens a file for reading. What else a directory may hold, if somebody prepared it, is refused: links, devices,
+// and pipes, which would be waited for.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	} else if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: not a regular file", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // segmentFile is one segment as listed: its path and the index in its name.
@@ -41,7 +63,7 @@ func listSegments(dir string) ([]segmentFile, error) {
 		}
 		path := filepath.Join(dir, f.Name())
 		first, err := strconv.ParseUint(digits, 10, 64)
-		if err != nil || segmentName(first) != f.Name() {
+		if err != nil || segmentName(first) != f.Name() || first > checkpoint.MaxSize {
 			return nil, fmt.Errorf("%s: not the name of a segment (20 digits and %s); move it elsewhere", path, segmentSuffix)
 		}
 		if !f.Type().IsRegular() {
@@ -55,13 +77,16 @@ func listSegments(dir string) ([]segmentFile, error) {
 
 // segment is the file that is being written. The writer goroutine owns it.
 type segment struct {
-	path string
-	file *os.File
-	fd   int
+	path  string
+	first uint64 // the index of its first entry
+	file  *os.File
+	fd    int
 	// dev and ino tell whether the path still leads to this file.
 	dev, ino uint64
 	// length is how many bytes are durable. Between two writes the file is exactly that long.
 	length int64
+	// began is when its first entry was written; of no meaning while length is 0.
+	began time.Time
 }
 
 // createSegment makes the segment that begins with entry first, and makes its name durable. An empty file of that name
@@ -69,7 +94,7 @@ type segment struct {
 // call may succeed later. dir is the open directory: making a segment needs one file descriptor and no second one.
 func createSegment(dir *os.File, first uint64) (_ *segment, err error) {
 	name := segmentName(first)
-	s := &segment{path: filepath.Join(dir.Name(), name)}
+	s := &segment{path: filepath.Join(dir.Name(), name), first: first}
 	err = retryInterrupted(func() (err error) {
 		s.fd, err = unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
 		return err
@@ -121,6 +146,9 @@ func (s *segment) append(buf []byte) error {
 	if err := s.inPlace(s.length + int64(len(buf))); err != nil {
 		return err
 	}
+	if s.length == 0 {
+		s.began = time.Now()
+	}
 	s.length += int64(len(buf))
 	return nil
 }
@@ -169,15 +197,19 @@ func syncDirectory(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// makeDirectory creates dir where it is missing, and makes its name durable.
+// makeDirectory creates dir, and those that lead to it, where they are missing, and makes their names durable.
 func makeDirectory(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	parent := filepath.Dir(dir)
+	if err := makeDirectory(parent); err != nil {
 		return err
 	}
-	return syncDirectory(filepath.Dir(dir))
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDirectory(parent)
 }
 
 // retryInterrupted calls a system call again for as long as a signal interrupts it.

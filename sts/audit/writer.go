@@ -134,8 +134,12 @@ func (l *Log) commit(b *batch) {
 		l.refuse(err)
 		l.settle(b, l.err)
 	} else {
-		b.first = l.next
-		l.next += b.entries
+		b.first = l.durable.size
+		l.durable = durable{b.first + b.entries, l.segment.first, l.segment.length}
+		if l.grown != nil {
+			close(l.grown)
+			l.grown = nil
+		}
 		l.settle(b, nil)
 		if l.err != nil { // the watchdog had barked
 			l.err = nil
@@ -147,9 +151,9 @@ func (l *Log) commit(b *batch) {
 	}
 }
 
-// write puts the lines in buf onto the disk, in a new segment where this one is as large as it may get.
+// write puts the lines in buf onto the disk, in a new segment where this one is as large or as old as it may get.
 func (l *Log) write(buf []byte) error {
-	if s := l.segment; s != nil && s.length > 0 && s.length+int64(len(buf)) > l.config.SegmentSize {
+	if s := l.segment; s != nil && s.length > 0 && (s.length+int64(len(buf)) > l.config.SegmentSize || time.Since(s.began) >= l.config.SegmentAge) {
 		// All of it is durable already, so closing has nothing left to lose.
 		l.segment = nil
 		if err := s.file.Close(); err != nil {
