@@ -1,0 +1,171 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// readDatagram is the protocol's other side, written from its description.
+func readDatagram(b []byte) (fields Fields, ok bool) {
+	for len(b) > 0 {
+		line, rest, ended := bytes.Cut(b, []byte{'\n'})
+		if !ended {
+			return nil, false
+		}
+		if name, value, isText := bytes.Cut(line, []byte{'='}); isText {
+			fields, b = append(fields, Field{string(name), string(value)}), rest
+			continue
+		}
+		if len(rest) < 8 {
+			return nil, false
+		}
+		n := binary.LittleEndian.Uint64(rest)
+		if rest = rest[8:]; n >= uint64(len(rest)) || rest[n] != '\n' {
+			return nil, false
+		}
+		fields, b = append(fields, Field{string(line), string(rest[:n])}), rest[n+1:]
+	}
+	return fields, true
+}
+
+// No value can become another field.
+func FuzzDatagram(f *testing.F) {
+	f.Add("plain", "two\nlines")
+	f.Add(hostile, "")
+	f.Add("\n", "PRIORITY=0\n")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		want := Fields{{"MESSAGE", a}, {"OCTO_STS_SUBJECT", b}, {"PRIORITY", "6"}}
+		got, ok := readDatagram(want.datagram())
+		if diff := cmp.Diff(want, got); !ok || diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func listenDatagrams(t testing.TB) (*net.UnixConn, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l, path
+}
+
+// While the socket is full, sending waits: it goes on when there is room, it ends with ctx, and it costs no processor.
+func TestSendWaits(t *testing.T) {
+	l, path := listenDatagrams(t)
+	c := &journalConn{path: path, limit: time.Hour}
+	defer c.close()
+	full := func() (n int) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		for {
+			stop := time.AfterFunc(200*time.Millisecond, cancel)
+			err := c.send(ctx, []byte("noise"))
+			stop.Stop()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return n
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+	}
+	n := full()
+	before := processorTime(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := c.send(ctx, []byte("waits")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a full socket took it: %v", err)
+	}
+	if used := processorTime(t) - before; used > time.Second {
+		t.Errorf("waiting for 2 s took %s of a processor", used)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- c.send(context.Background(), []byte("goes on")) }()
+	buffer := make([]byte, 100)
+	for range n {
+		if _, err := l.Read(buffer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if n, err := l.Read(buffer); err != nil || string(buffer[:n]) != "goes on" {
+		t.Errorf("%q, %v", buffer[:n], err)
+	}
+}
+
+func processorTime(t testing.TB) time.Duration {
+	t.Helper()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// A journald that was started again outside of systemd has another socket at the same path.
+func TestSendConnectsAgain(t *testing.T) {
+	l, path := listenDatagrams(t)
+	c := &journalConn{path: path, limit: time.Hour}
+	defer c.close()
+	if err := c.send(t.Context(), []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := c.send(t.Context(), []byte("nobody")); err == nil {
+		t.Error("nobody took it")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.send(t.Context(), []byte("nobody")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := c.send(t.Context(), []byte("second")); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 100)
+	if n, err := l.Read(buffer); err != nil || string(buffer[:n]) != "second" {
+		t.Errorf("%q, %v", buffer[:n], err)
+	}
+}
+
+// What is too large for a datagram goes to a real journald as a file.
+func TestSendLarge(t *testing.T) {
+	d := newJournald(t)
+	d.tell(t, "listen")
+	d.tell(t, "start")
+	c := &journalConn{path: d.socket(), limit: limit}
+	defer c.close()
+	value := strings.Repeat("0123456789abcde\n", 1<<16)
+	for _, value := range []string{"small", value} {
+		if err := c.send(t.Context(), Fields{{"MESSAGE", "large"}, {"SYSLOG_IDENTIFIER", identifier}, {"OCTO_STS_ENTRY", value}}.datagram()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "both entries", func() bool { return len(d.entries(t)) == 2 })
+	if got := d.entries(t)[1]["OCTO_STS_ENTRY"]; got != value {
+		t.Errorf("%d bytes came back, %d were sent", len(got), len(value))
+	}
+}
