@@ -3,10 +3,12 @@ package hsm
 import (
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -60,14 +62,14 @@ func TestImportedKeySignsAndCannotLeave(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !imported.Info().Public.Equal(&private.PublicKey) {
+	if !private.PublicKey.Equal(imported.Info().Public) {
 		t.Error("the token shows another public key")
 	}
-	digest := sha256.Sum256([]byte("something"))
-	signature, err := imported.Sign(nil, digest[:], crypto.SHA256)
+	signature, err := crypto.SignMessage(imported, nil, []byte("something"), crypto.SHA256)
 	if err != nil {
 		t.Fatal(err)
 	}
+	digest := sha256.Sum256([]byte("something"))
 	if err := rsa.VerifyPKCS1v15(&private.PublicKey, crypto.SHA256, digest[:], signature); err != nil {
 		t.Error(err)
 	}
@@ -78,8 +80,8 @@ func TestImportedKeySignsAndCannotLeave(t *testing.T) {
 		pkcs11.CKA_SIGN: true, pkcs11.CKA_SIGN_RECOVER: false, pkcs11.CKA_DECRYPT: false, pkcs11.CKA_UNWRAP: false,
 		pkcs11.CKA_DERIVE: false, pkcs11.CKA_LOCAL: false, pkcs11.CKA_NEVER_EXTRACTABLE: false,
 	}
-	err = token.withSession(func(session pkcs11.SessionHandle) error {
-		handles, err := token.find(session, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+	err = token.sessions.with(func(session pkcs11.SessionHandle) error {
+		handles, err := token.find(session, class(pkcs11.CKO_PRIVATE_KEY))
 		if err != nil || len(handles) != 1 {
 			t.Fatalf("%d private keys, %v", len(handles), err)
 		}
@@ -89,8 +91,7 @@ func TestImportedKeySignsAndCannotLeave(t *testing.T) {
 				t.Errorf("attribute %#x is %t (%v), want %t", attribute, got, err, value)
 			}
 		}
-		values, err := token.module.GetAttributeValue(session, handles[0], []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_PRIVATE_EXPONENT, nil)})
-		if err == nil && len(values[0].Value) > 0 {
+		if values, err := token.module.attributes(session, handles[0], pkcs11.CKA_PRIVATE_EXPONENT); err == nil && len(values[0]) > 0 {
 			t.Error("the private exponent could be read")
 		}
 		return nil
@@ -100,25 +101,36 @@ func TestImportedKeySignsAndCannotLeave(t *testing.T) {
 	}
 }
 
-func TestSignRefusesOtherSchemes(t *testing.T) {
+func TestKeysMakeOneKindOfSignature(t *testing.T) {
 	_, config := softToken(t)
-	key, err := openToken(t, config).Import("app-1", newKey(t, 2048))
+	token := openToken(t, config)
+	appKey, err := token.Import("app-1", newKey(t, 2048))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkpointKey, err := token.GenerateCheckpointKey("checkpoint")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, try := range map[string]struct {
-		digest  []byte
+		key     *Key
 		options crypto.SignerOpts
 	}{
-		"PSS":          {make([]byte, 32), &rsa.PSSOptions{Hash: crypto.SHA256}},
-		"SHA-512":      {make([]byte, 64), crypto.SHA512},
-		"no hash":      {make([]byte, 32), crypto.Hash(0)},
-		"no options":   {make([]byte, 32), nil},
-		"short digest": {make([]byte, 31), crypto.SHA256},
+		"RSA, PSS":             {appKey, &rsa.PSSOptions{Hash: crypto.SHA256}},
+		"RSA, SHA-512":         {appKey, crypto.SHA512},
+		"RSA, no hash":         {appKey, crypto.Hash(0)},
+		"RSA, no options":      {appKey, nil},
+		"Ed25519, SHA-512":     {checkpointKey, crypto.SHA512},
+		"Ed25519 with context": {checkpointKey, &ed25519.Options{Context: "x"}},
 	} {
-		if _, err := key.Sign(nil, try.digest, try.options); err == nil {
+		if _, err := try.key.SignMessage(nil, []byte("x"), try.options); err == nil {
 			t.Errorf("%s: signed", name)
 		}
+	}
+	// A token that hashes by itself cannot sign what was hashed already.
+	digest := sha256.Sum256(nil)
+	if _, err := appKey.Sign(nil, digest[:], crypto.SHA256); err == nil {
+		t.Error("a digest was signed")
 	}
 }
 
@@ -154,12 +166,7 @@ func TestFailedImportLeavesNothing(t *testing.T) {
 	_, config := softToken(t)
 	token := openToken(t, config)
 	key := newKey(t, 2048)
-	var created []pkcs11.ObjectHandle
-	err := token.withSession(func(session pkcs11.SessionHandle) error {
-		var err error
-		created, err = token.create(session, "app-1", key)
-		return err
-	})
+	created, err := token.place("app-1", key)
 	if err != nil || len(created) != 2 {
 		t.Fatalf("%d objects, %v", len(created), err)
 	}
@@ -167,89 +174,12 @@ func TestFailedImportLeavesNothing(t *testing.T) {
 	if err := token.undo(created, cause); err != cause {
 		t.Errorf("undo: %v", err)
 	}
-	if err := token.undo(created, cause); !errors.Is(err, cause) || err == cause {
-		t.Errorf("undo of what is gone must say so: %v", err)
+	if err := token.undo(created, cause); err != cause {
+		t.Errorf("undo of what is gone: %v", err)
 	}
 	// Nothing is in the way of another try.
 	if _, err := token.Import("app-1", key); err != nil {
 		t.Error(err)
-	}
-}
-
-// create puts a key pair into the token with attributes that Import would never choose.
-func create(t *testing.T, token *Token, label string, key *rsa.PrivateKey, id []byte, withPublic bool, change map[uint]bool) {
-	t.Helper()
-	private := privateTemplate(label, id, key)
-	for i, attribute := range private {
-		if value, ok := change[attribute.Type]; ok {
-			private[i] = pkcs11.NewAttribute(attribute.Type, value)
-		}
-	}
-	err := token.withSession(func(session pkcs11.SessionHandle) error {
-		if _, err := token.module.CreateObject(session, private); err != nil {
-			return err
-		}
-		if !withPublic {
-			return nil
-		}
-		_, err := token.module.CreateObject(session, publicTemplate(label, id, &key.PublicKey))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestUnfitKeysAreRefused(t *testing.T) {
-	_, config := softToken(t)
-	token := openToken(t, config)
-	a, b := newKey(t, 2048), newKey(t, 2048)
-	for _, test := range []struct {
-		label string
-		make  func(label string)
-		want  string
-	}{
-		{"extractable", func(l string) { create(t, token, l, a, []byte(l), true, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true}) }, "CKA_EXTRACTABLE"},
-		{"readable", func(l string) { create(t, token, l, a, []byte(l), true, map[uint]bool{pkcs11.CKA_SENSITIVE: false}) }, "CKA_SENSITIVE"},
-		{"cannot-sign", func(l string) { create(t, token, l, a, []byte(l), true, map[uint]bool{pkcs11.CKA_SIGN: false}) }, "CKA_SIGN"},
-		{"lonely", func(l string) { create(t, token, l, a, []byte(l), false, nil) }, "no public object"},
-		{"short", func(l string) { create(t, token, l, newKey(t, 1024), []byte(l), true, nil) }, "1024 bits"},
-		{"no-id", func(l string) { create(t, token, l, a, nil, true, nil) }, "no CKA_ID"},
-		{"twins", func(l string) {
-			create(t, token, l, a, []byte("twin 1"), true, nil)
-			create(t, token, l, b, []byte("twin 2"), true, nil)
-		}, `2 private keys are labelled "twins"`},
-		{"shared-id", func(l string) {
-			create(t, token, l, a, []byte("shared"), true, nil)
-			create(t, token, l+" too", b, []byte("shared"), true, nil)
-		}, "shares its CKA_ID"},
-	} {
-		test.make(test.label)
-		_, err := token.Key(test.label)
-		if !errors.Is(err, ErrKeyUnfit) || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, want ErrKeyUnfit with %q", test.label, err, test.want)
-		}
-	}
-	if _, err := token.Key("nowhere"); !errors.Is(err, ErrKeyNotFound) {
-		t.Errorf("a missing key: %v", err)
-	}
-}
-
-// A public object that is not the private key's: the token signs happily, and the signature must not get out.
-func TestSignatureThatDoesNotVerifyIsWithheld(t *testing.T) {
-	_, config := softToken(t)
-	token := openToken(t, config)
-	a, b := newKey(t, 2048), newKey(t, 2048)
-	create(t, token, "crossed", a, []byte("crossed"), false, nil)
-	err := token.withSession(func(session pkcs11.SessionHandle) error {
-		_, err := token.module.CreateObject(session, publicTemplate("crossed", []byte("crossed"), &b.PublicKey))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := token.Key("crossed"); !errors.Is(err, ErrBadSignature) {
-		t.Errorf("got %v, want ErrBadSignature", err)
 	}
 }
 
@@ -273,6 +203,10 @@ func TestOpenRefuses(t *testing.T) {
 		"a label that two have":      {func(c *TokenConfig) { c.TokenLabel = "twin" }, "name it by token_serial"},
 		"a serial that is not there": {func(c *TokenConfig) { c.TokenLabel, c.TokenSerial = "", "00" }, `token_serial "00"`},
 		"a slot that is not there":   {func(c *TokenConfig) { c.TokenLabel, c.Slot = "", &slot }, "slot 1073741824"},
+		"a URI of two tokens":        {func(c *TokenConfig) { c.TokenLabel, c.URI = "", "pkcs11:manufacturer=SoftHSM%20project" }, "3 tokens with uri"},
+		"a URI of no token":          {func(c *TokenConfig) { c.TokenLabel, c.URI = "", "pkcs11:token=HSM-test" }, "no initialized token with uri"},
+		"a URI with a PIN":           {func(c *TokenConfig) { c.TokenLabel, c.URI = "", "pkcs11:token=hsm-test?pin-value=1234" }, "pin_credential"},
+		"a URI of another module":    {func(c *TokenConfig) { c.TokenLabel, c.URI = "", "pkcs11:token=hsm-test?module-path=/x.so" }, "not the same as module"},
 		"two ways to name it":        {func(c *TokenConfig) { c.TokenSerial = "00" }, "exactly one of"},
 		"no module":                  {func(c *TokenConfig) { c.Module = "" }, "no PKCS#11 module"},
 		"a module that is none":      {func(c *TokenConfig) { c.Module = os.Args[0] }, "loading PKCS#11 module"},
@@ -297,27 +231,52 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-func TestTokenByItsSerial(t *testing.T) {
-	_, config := softToken(t)
+func TestTokenBySerialSlotOrURI(t *testing.T) {
+	soft, config := softToken(t)
+	if err := soft.InitToken(t.Context(), "other", "1234"); err != nil {
+		t.Fatal(err)
+	}
 	info := locateOnly(t, config)
-	config.TokenLabel, config.TokenSerial = "", info.TokenSerial
-	if got := openToken(t, config).Info(); got != info {
-		t.Errorf("by serial: %+v, want %+v", got, info)
+	for name, change := range map[string]func(*TokenConfig){
+		"serial":            func(c *TokenConfig) { c.TokenSerial = info.TokenSerial },
+		"slot":              func(c *TokenConfig) { c.Slot = &info.Slot },
+		"URI of the label":  func(c *TokenConfig) { c.URI = "pkcs11:token=hsm-test" },
+		"URI of the serial": func(c *TokenConfig) { c.URI = "pkcs11:serial=" + info.TokenSerial },
+		"URI of the slot":   func(c *TokenConfig) { c.URI = fmt.Sprintf("pkcs11:slot-id=%d", info.Slot) },
+		"URI of all": func(c *TokenConfig) {
+			c.URI = "pkcs11:manufacturer=SoftHSM%20project;model=SoftHSM%20v2;library-manufacturer=SoftHSM;token=hsm%2dtest"
+		},
+		"URI with its module": func(c *TokenConfig) { c.URI = "pkcs11:token=hsm-test?module-path=" + c.Module },
+	} {
+		c := config
+		c.TokenLabel = ""
+		change(&c)
+		token, err := Open(t.Context(), c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := token.Info(); got != info {
+			t.Errorf("%s: %+v, want %+v", name, got, info)
+		}
+		if err := token.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
 func locateOnly(t *testing.T, c TokenConfig) Info {
 	t.Helper()
-	module, err := loadModule(c.Module)
+	module, err := loadModule(c.Module, newClock())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer module.Destroy()
-	info, err := locate(module, c)
+	defer module.unload()
+	token, err := locate(module, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return info
+	return token.Info
 }
 
 func TestTokenSaysThePINIsAtRisk(t *testing.T) {

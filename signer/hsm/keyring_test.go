@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +19,9 @@ import (
 
 	"github.com/octo-sts/appliance/signer/signertest"
 )
+
+// testRetry keeps recovery short in tests.
+const testRetry = 100 * time.Millisecond
 
 // ringOn starts a Keyring over a fresh token that holds the keys app-1 and app-2.
 func ringOn(t *testing.T) (*Keyring, *signertest.SoftHSM, TokenConfig, map[string]*rsa.PrivateKey) {
@@ -38,7 +40,7 @@ func importKeys(t *testing.T, config TokenConfig, keys map[string]*rsa.PrivateKe
 	}
 	for label, key := range keys {
 		if _, err := token.Import(label, key); err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 	}
 	if err := token.Close(); err != nil {
@@ -49,7 +51,7 @@ func importKeys(t *testing.T, config TokenConfig, keys map[string]*rsa.PrivateKe
 func startRing(t *testing.T, config TokenConfig, log *zap.Logger, labels ...string) *Keyring {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	ring, err := New(ctx, Config{Token: config, Labels: labels, Logger: log})
+	ring, err := New(ctx, Config{Token: config, Labels: labels, Logger: log, Retry: testRetry, KeepAlive: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,11 +90,11 @@ func signWith(ring *Keyring, label string, want *rsa.PublicKey) error {
 	if err != nil {
 		return err
 	}
-	digest := sha256.Sum256([]byte(label))
-	signature, err := key.Sign(nil, digest[:], crypto.SHA256)
+	signature, err := crypto.SignMessage(key, nil, []byte(label), crypto.SHA256)
 	if err != nil {
 		return err
 	}
+	digest := sha256.Sum256([]byte(label))
 	return rsa.VerifyPKCS1v15(want, crypto.SHA256, digest[:], signature)
 }
 
@@ -148,44 +150,6 @@ func logOut(ctx *pkcs11.Ctx) error {
 		return err
 	}
 	return ctx.Logout(session)
-}
-
-// Callers that are in the middle of signing get a good signature or an error, and go on afterwards.
-func TestKeyringRecoversUnderLoad(t *testing.T) {
-	ring, _, config, keys := ringOn(t)
-	eventually(t, "opening", ready(ring, "app-1"))
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	for range 4 {
-		for label, key := range keys {
-			wg.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					if err := signWith(ring, label, &key.PublicKey); errors.Is(err, rsa.ErrVerification) {
-						t.Error("a wrong signature got out")
-						return
-					}
-				}
-			})
-		}
-	}
-	for range 3 {
-		sabotage(t, config.Module, logOutQuietly)
-		time.Sleep(200 * time.Millisecond)
-	}
-	close(stop)
-	wg.Wait()
-	eventually(t, "signing again", func() error { return signWith(ring, "app-1", &keys["app-1"].PublicKey) })
-}
-
-// logOutQuietly does nothing while the Keyring happens to be between two openings.
-func logOutQuietly(ctx *pkcs11.Ctx) error {
-	_ = logOut(ctx)
-	return nil
 }
 
 func TestKeyringWaitsForTokenAndKey(t *testing.T) {
@@ -244,10 +208,10 @@ func TestKeyringLosesAndFindsTheToken(t *testing.T) {
 
 // One attempt, whatever is asked of the Keyring afterwards, and a reason that says so.
 func TestKeyringTriesAWrongPINOnce(t *testing.T) {
-	_, config := softToken(t)
+	shim, config := shimToken(t)
 	config.PIN = "4321"
-	core, logs := observer.New(zapcore.ErrorLevel)
-	ring := startRing(t, config, zap.New(core), "app-1")
+	forget(t, shim)
+	ring := startRing(t, config, zap.NewNop(), "app-1")
 	eventually(t, "refusal", func() error {
 		_, err := ring.Key("app-1")
 		if !errors.Is(err, ErrPINRefused) || !errors.Is(err, ErrNotOpen) {
@@ -255,15 +219,33 @@ func TestKeyringTriesAWrongPINOnce(t *testing.T) {
 		}
 		return nil
 	})
-	for range 3 * int(lastRetry/(100*time.Millisecond)) / 10 { // long enough for several retries, were there any
+	for range 50 { // long enough for many retries, were there any
 		_, _ = ring.Key("app-1")
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(testRetry / 5)
 	}
-	if n := logs.Len(); n != 1 {
-		t.Errorf("%d attempts were logged, want 1: %v", n, logs.All())
+	if n := counted(t, shim)["C_Login"]; n != 1 {
+		t.Errorf("the PIN was tried %d times", n)
 	}
 	if s := ring.Status(); s.Open || !strings.Contains(s.Error, "CKR_PIN_INCORRECT") {
 		t.Errorf("status %+v", s)
+	}
+}
+
+// An outage of a week is one line in the log, not one for each attempt.
+func TestKeyringLogsAnOutageOnce(t *testing.T) {
+	_, config := softToken(t)
+	config.TokenLabel = "nowhere"
+	core, logs := observer.New(zapcore.ErrorLevel)
+	startRing(t, config, zap.New(core), "app-1")
+	eventually(t, "the line", func() error {
+		if logs.Len() == 0 {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+	time.Sleep(5 * testRetry)
+	if n := logs.Len(); n != 1 {
+		t.Errorf("%d lines: %v", n, logs.All())
 	}
 }
 
@@ -277,8 +259,7 @@ func TestKeyringNoticesAnotherKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	held.(*ringKey).public = &keys["app-2"].PublicKey
-	digest := sha256.Sum256(nil)
-	if _, err := held.Sign(nil, digest[:], crypto.SHA256); err == nil {
+	if _, err := crypto.SignMessage(held, nil, nil, crypto.SHA256); err == nil {
 		t.Error("signed with a key that is not the one that was looked up")
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/miekg/pkcs11"
+
+	"github.com/octo-sts/appliance/signer"
 )
 
 // Info describes an open module and token, as they describe themselves.
@@ -25,25 +27,15 @@ func (i Info) String() string {
 	return fmt.Sprintf("token %q (serial %s, %s %s)", i.TokenLabel, i.TokenSerial, i.Manufacturer, i.Model)
 }
 
-// loadModule loads the shared library. The caller owns the result and calls Destroy. It does not initialize Cryptoki.
-func loadModule(path string) (*pkcs11.Ctx, error) {
-	module := pkcs11.New(path)
-	if module == nil {
-		return nil, fmt.Errorf("loading PKCS#11 module %s: it is no PKCS#11 library, or it cannot be loaded; "+
-			"is it for this machine's architecture, and does `ldd %[1]s` find all that it needs?", path)
-	}
-	return module, nil
-}
-
-// initialize calls C_Initialize. Cryptoki can be left initialized where an earlier C_Finalize failed; nothing else in
-// the process uses the module, so it is then torn down and begun afresh.
-func initialize(module *pkcs11.Ctx) error {
-	err := module.Initialize()
+// begin calls C_Initialize. Cryptoki can be left initialized where an earlier C_Finalize failed; nothing else in the
+// process uses the module, so it is then torn down and begun afresh.
+func begin(m *module) error {
+	err := m.initialize()
 	if rv, ok := returnValue(err); ok && rv == pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED {
-		if err := module.Finalize(); err != nil {
+		if err := m.finalize(); err != nil {
 			return fmt.Errorf("finalizing a module that was left initialized: %w", err)
 		}
-		err = module.Initialize()
+		err = m.initialize()
 	}
 	if err != nil {
 		return fmt.Errorf("initializing the PKCS#11 module: %w", err)
@@ -51,55 +43,108 @@ func initialize(module *pkcs11.Ctx) error {
 	return nil
 }
 
+// found is the token that a configuration names.
+type found struct {
+	Info
+	flags       uint // CK_TOKEN_INFO.flags
+	maxSessions uint // the least of what CK_TOKEN_INFO allows, 0 where it sets no bound
+}
+
 // locate finds the one token that c names, before any PIN is sent anywhere. It leaves Cryptoki finalized, because
 // crypto11 insists on initializing it itself.
 //
 // crypto11 would take the first match; here two matches are an error, since the PIN of one token tried on another
 // counts there as a wrong one.
-func locate(module *pkcs11.Ctx, c TokenConfig) (Info, error) {
-	if err := initialize(module); err != nil {
-		return Info{}, err
+func locate(m *module, c TokenConfig) (found, error) {
+	if err := begin(m); err != nil {
+		return found{}, err
 	}
-	defer func() { _ = module.Finalize() }()
+	defer func() { _ = m.finalize() }()
 
-	slots, err := module.GetSlotList(true)
+	matches, err := c.matcher()
 	if err != nil {
-		return Info{}, fmt.Errorf("listing the module's slots: %w", err)
+		return found{}, err
 	}
-	var found []Info
-	var flags uint
+	library, err := m.libraryInfo()
+	if err != nil {
+		return found{}, fmt.Errorf("asking the module what it is: %w", err)
+	}
+	slots, err := m.slotsWithToken()
+	if err != nil {
+		return found{}, fmt.Errorf("listing the module's slots: %w", err)
+	}
+	var candidates []found
 	var present []string
 	for _, slot := range slots {
-		token, err := module.GetTokenInfo(slot)
+		token, description, err := describeToken(m, library, slot)
 		if err != nil {
 			// Another slot's broken token must not keep this one from being found.
 			present = append(present, fmt.Sprintf("slot %d (%v)", slot, err))
 			continue
 		}
-		present = append(present, fmt.Sprintf("%q (serial %s, slot %d)", token.Label, token.SerialNumber, slot))
-		if token.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 || !c.matches(slot, token) {
+		present = append(present, fmt.Sprintf("%q (serial %s, slot %d)", description.Label, description.Serial, slot))
+		if token.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 || !matches(description) {
 			continue
 		}
-		found = append(found, Info{Module: c.Module, Model: token.Model, TokenLabel: token.Label, TokenSerial: token.SerialNumber, Slot: slot})
-		flags = token.Flags
+		candidates = append(candidates, found{
+			Info: Info{
+				Module:       c.Module,
+				Manufacturer: description.LibraryManufacturer,
+				Library:      description.LibraryDescription + " " + description.LibraryVersion,
+				Model:        description.Model,
+				TokenLabel:   description.Label,
+				TokenSerial:  description.Serial,
+				Slot:         slot,
+			},
+			flags:       token.Flags,
+			maxSessions: sessionLimit(token),
+		})
 	}
 	switch {
-	case len(found) == 0:
-		return Info{}, fmt.Errorf("no initialized token with %s; present: %s", c.selector(), orNone(present))
-	case len(found) > 1:
-		return Info{}, fmt.Errorf("%d tokens with %s, and the PIN must not be tried on the wrong one: name it by token_serial; present: %s", len(found), c.selector(), orNone(present))
+	case len(candidates) == 0:
+		return found{}, fmt.Errorf("no initialized token with %s; present: %s", c.selector(), orNone(present))
+	case len(candidates) > 1:
+		return found{}, fmt.Errorf("%d tokens with %s, and the PIN must not be tried on the wrong one: name it by token_serial; present: %s", len(candidates), c.selector(), orNone(present))
 	}
-	if err := safeToLogIn(flags); err != nil {
-		return Info{}, fmt.Errorf("%s: %w", found[0], err)
-	}
+	return candidates[0], nil
+}
 
-	library, err := module.GetInfo()
+func describeToken(m *module, library pkcs11.Info, slot uint) (pkcs11.TokenInfo, signer.TokenDescription, error) {
+	token, err := m.tokenInfo(slot)
 	if err != nil {
-		return Info{}, fmt.Errorf("asking the module what it is: %w", err)
+		return token, signer.TokenDescription{}, err
 	}
-	found[0].Manufacturer = library.ManufacturerID
-	found[0].Library = fmt.Sprintf("%s %d.%d", library.LibraryDescription, library.LibraryVersion.Major, library.LibraryVersion.Minor)
-	return found[0], nil
+	place, err := m.slotInfo(slot)
+	if err != nil {
+		return token, signer.TokenDescription{}, err
+	}
+	return token, signer.TokenDescription{
+		Label:               trim(token.Label),
+		Manufacturer:        trim(token.ManufacturerID),
+		Model:               trim(token.Model),
+		Serial:              trim(token.SerialNumber),
+		SlotID:              slot,
+		SlotDescription:     trim(place.SlotDescription),
+		SlotManufacturer:    trim(place.ManufacturerID),
+		LibraryDescription:  trim(library.LibraryDescription),
+		LibraryManufacturer: trim(library.ManufacturerID),
+		LibraryVersion:      fmt.Sprintf("%d.%d", library.LibraryVersion.Major, library.LibraryVersion.Minor),
+	}, nil
+}
+
+// trim removes a field's padding: blanks, as PKCS #11 says, or the NULs that some modules write.
+func trim(field string) string { return strings.TrimRight(field, " \x00") }
+
+// sessionLimit is the token's own bound on the sessions of one program. The read-write sessions are what counts: only in
+// those can keys be imported.
+func sessionLimit(token pkcs11.TokenInfo) uint {
+	limit := uint(0)
+	for _, bound := range []uint{token.MaxSessionCount, token.MaxRwSessionCount} {
+		if bound != pkcs11.CK_EFFECTIVELY_INFINITE && bound != pkcs11.CK_UNAVAILABLE_INFORMATION && (limit == 0 || bound < limit) {
+			limit = bound
+		}
+	}
+	return limit
 }
 
 // errPINAtRisk is not ErrPINRefused: nothing was tried, and once the operator has unlocked the token the PIN may be.
@@ -116,26 +161,34 @@ func safeToLogIn(flags uint) error {
 	return nil
 }
 
-func (c TokenConfig) matches(slot uint, token pkcs11.TokenInfo) bool {
+// matcher returns what tells c's token from others.
+func (c TokenConfig) matcher() (func(signer.TokenDescription) bool, error) {
 	switch {
 	case c.Slot != nil:
-		return slot == *c.Slot
+		return func(d signer.TokenDescription) bool { return d.SlotID == *c.Slot }, nil
 	case c.TokenSerial != "":
-		return token.SerialNumber == c.TokenSerial
-	default:
-		return token.Label == c.TokenLabel
+		return func(d signer.TokenDescription) bool { return d.Serial == c.TokenSerial }, nil
+	case c.TokenLabel != "":
+		return func(d signer.TokenDescription) bool { return d.Label == c.TokenLabel }, nil
 	}
+	uri, err := signer.ParseURI(c.URI, c.Module)
+	if err != nil {
+		return nil, err
+	}
+	return uri.Matches, nil
 }
 
+// selector says for an operator how c names its token.
 func (c TokenConfig) selector() string {
 	switch {
 	case c.Slot != nil:
 		return "slot " + strconv.FormatUint(uint64(*c.Slot), 10)
 	case c.TokenSerial != "":
 		return "token_serial " + strconv.Quote(c.TokenSerial)
-	default:
+	case c.TokenLabel != "":
 		return "token_label " + strconv.Quote(c.TokenLabel)
 	}
+	return "uri " + strconv.Quote(c.URI)
 }
 
 func orNone(names []string) string {

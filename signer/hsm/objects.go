@@ -1,11 +1,10 @@
 package hsm
 
 import (
+	"crypto"
 	"crypto/rsa"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/miekg/pkcs11"
 )
@@ -14,36 +13,47 @@ import (
 type KeyInfo struct {
 	Label string // CKA_LABEL
 	ID    []byte // CKA_ID
-	Type  string // "RSA", "EC", or the CKK number in hexadecimal
-	// Public is nil where the key is not RSA or has no public object.
-	Public *rsa.PublicKey
+	// Type is "RSA", "Ed25519", "P-256", or for what cannot be used "EC", "EC_EDWARDS" or the CKK number in hexadecimal.
+	Type string
+	// Public is an *rsa.PublicKey, an ed25519.PublicKey or an *ecdsa.PublicKey on P-256. nil where there is no public
+	// object, or none that can be used.
+	Public crypto.PublicKey
 
 	OnToken            bool // CKA_TOKEN: kept when the session ends
 	Sensitive          bool // CKA_SENSITIVE: cannot be read out in the clear
 	Extractable        bool // CKA_EXTRACTABLE: can be read out wrapped
+	NeverExtractable   bool // CKA_NEVER_EXTRACTABLE
+	Local              bool // CKA_LOCAL: was made in the token
 	Sign               bool // CKA_SIGN
 	Decrypt            bool // CKA_DECRYPT
 	Unwrap             bool // CKA_UNWRAP
 	AlwaysAuthenticate bool // CKA_ALWAYS_AUTHENTICATE: wants the PIN for every signature
+
+	private     pkcs11.ObjectHandle
+	publicFault string // why Public is nil though there is a public object
 }
 
-// Bits is the length of the RSA modulus, 0 where it is not known.
+// Bits is the length of the RSA modulus, 0 for other keys and where it is not known.
 func (k KeyInfo) Bits() int {
-	if k.Public == nil {
-		return 0
+	if public, ok := k.Public.(*rsa.PublicKey); ok {
+		return public.N.BitLen()
 	}
-	return k.Public.N.BitLen()
+	return 0
 }
 
-// Weakness says why the key must not sign App JWTs, "" where it may. A key that can leave the token in any form defeats
-// the token's purpose. CKA_DECRYPT and CKA_UNWRAP are no ground for refusal: tools that generate keys set them.
+// Weakness says why the key must not sign, "" where it may. A key that can leave the token in any form defeats the token's
+// purpose. An RSA key is an App's, and those are imported; the others sign checkpoints, and those must have been made in
+// the token, since nobody else may ever have had them. CKA_DECRYPT and CKA_UNWRAP are no ground for refusal: tools that
+// generate keys set them.
 func (k KeyInfo) Weakness() string {
 	switch {
-	case k.Type != "RSA":
-		return "it is of type " + k.Type + ", and GitHub takes RSA alone"
-	case k.Public == nil:
+	case k.publicFault != "":
+		return "its public object cannot be used: " + k.publicFault
+	case k.Public == nil && (k.Type == typeRSA || k.Type == typeEC || k.Type == typeEdwards):
 		return "it has no public object under its CKA_ID"
-	case k.Bits() < MinRSABits:
+	case k.Public == nil:
+		return "it is of type " + k.Type + "; an App's key is RSA, a checkpoint key Ed25519 or P-256"
+	case k.Type == typeRSA && k.Bits() < MinRSABits:
 		return fmt.Sprintf("it has %d bits, fewer than %d", k.Bits(), MinRSABits)
 	case k.Extractable:
 		return "it is extractable (CKA_EXTRACTABLE is true): it may have left the token, or may yet"
@@ -55,6 +65,10 @@ func (k KeyInfo) Weakness() string {
 		return "it may not sign (CKA_SIGN is false)"
 	case k.AlwaysAuthenticate:
 		return "it wants the PIN again for every signature (CKA_ALWAYS_AUTHENTICATE is true), which is not supported"
+	case k.Type != typeRSA && !k.Local:
+		return "it was not made in this token (CKA_LOCAL is false), as a checkpoint key must be"
+	case k.Type != typeRSA && !k.NeverExtractable:
+		return "it was extractable once (CKA_NEVER_EXTRACTABLE is false), and a copy of a checkpoint key can rewrite history"
 	}
 	return ""
 }
@@ -65,8 +79,8 @@ const MinRSABits = 2048
 // Keys lists every private key in the token, in the token's order.
 func (t *Token) Keys() ([]KeyInfo, error) {
 	var keys []KeyInfo
-	err := t.withSession(func(session pkcs11.SessionHandle) error {
-		handles, err := t.find(session, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+	err := t.sessions.with(func(session pkcs11.SessionHandle) error {
+		handles, err := t.find(session, class(pkcs11.CKO_PRIVATE_KEY))
 		if err != nil {
 			return err
 		}
@@ -85,11 +99,11 @@ func (t *Token) Keys() ([]KeyInfo, error) {
 	return keys, nil
 }
 
-// inspect finds the one private key under label, and insists that its CKA_ID names it and one public object alone:
-// crypto11 would otherwise take the first of several.
+func class(number uint) *pkcs11.Attribute { return pkcs11.NewAttribute(pkcs11.CKA_CLASS, number) }
+
+// inspect finds the one private key under label, and insists that its CKA_ID names it and one public object alone.
 func (t *Token) inspect(session pkcs11.SessionHandle, label string) (KeyInfo, error) {
-	private := pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)
-	handles, err := t.find(session, private, pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
+	handles, err := t.find(session, class(pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
 	if err != nil {
 		return KeyInfo{}, err
 	}
@@ -108,8 +122,8 @@ func (t *Token) inspect(session pkcs11.SessionHandle, label string) (KeyInfo, er
 		return KeyInfo{}, fmt.Errorf("%w: the private key %q has no CKA_ID, so its public object cannot be found", ErrKeyUnfit, label)
 	}
 	id := pkcs11.NewAttribute(pkcs11.CKA_ID, info.ID)
-	for class, name := range map[uint]string{pkcs11.CKO_PRIVATE_KEY: "private keys", pkcs11.CKO_PUBLIC_KEY: "public keys"} {
-		same, err := t.find(session, pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), id)
+	for number, name := range map[uint]string{pkcs11.CKO_PRIVATE_KEY: "private keys", pkcs11.CKO_PUBLIC_KEY: "public keys"} {
+		same, err := t.find(session, class(number), id)
 		if err != nil {
 			return KeyInfo{}, err
 		}
@@ -122,18 +136,16 @@ func (t *Token) inspect(session pkcs11.SessionHandle, label string) (KeyInfo, er
 
 // find returns every object that matches all attributes.
 func (t *Token) find(session pkcs11.SessionHandle, template ...*pkcs11.Attribute) (handles []pkcs11.ObjectHandle, err error) {
-	if err := t.module.FindObjectsInit(session, template); err != nil {
+	if err := t.module.findInit(session, template); err != nil {
 		return nil, fmt.Errorf("searching the token: %w", err)
 	}
 	defer func() {
-		if final := t.module.FindObjectsFinal(session); err == nil && final != nil {
+		if final := t.module.findFinal(session); err == nil && final != nil {
 			err = fmt.Errorf("ending a search of the token: %w", final)
 		}
 	}()
 	for {
-		const batch = 32
-		// miekg's "more" result is not used: C_FindObjects is at its end when it gives nothing.
-		some, _, err := t.module.FindObjects(session, batch)
+		some, err := t.module.findSome(session, 32)
 		if err != nil {
 			return nil, fmt.Errorf("searching the token: %w", err)
 		}
@@ -145,15 +157,11 @@ func (t *Token) find(session pkcs11.SessionHandle, template ...*pkcs11.Attribute
 }
 
 func (t *Token) describe(session pkcs11.SessionHandle, private pkcs11.ObjectHandle) (KeyInfo, error) {
-	values, err := t.module.GetAttributeValue(session, private, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil),
-		pkcs11.NewAttribute(pkcs11.CKA_ID, nil),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, nil),
-	})
+	values, err := t.module.attributes(session, private, pkcs11.CKA_LABEL, pkcs11.CKA_ID, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return KeyInfo{}, fmt.Errorf("reading a private key's label, ID and type: %w", err)
 	}
-	info := KeyInfo{Label: string(values[0].Value), ID: values[1].Value, Type: keyType(values[2].Value)}
+	info := KeyInfo{Label: string(values[0]), ID: values[1], Type: keyType(values[2]), private: private}
 	for _, flag := range []struct {
 		attribute uint
 		into      *bool
@@ -162,6 +170,8 @@ func (t *Token) describe(session pkcs11.SessionHandle, private pkcs11.ObjectHand
 		{pkcs11.CKA_TOKEN, &info.OnToken, false},
 		{pkcs11.CKA_SENSITIVE, &info.Sensitive, false},
 		{pkcs11.CKA_EXTRACTABLE, &info.Extractable, true},
+		{pkcs11.CKA_NEVER_EXTRACTABLE, &info.NeverExtractable, false},
+		{pkcs11.CKA_LOCAL, &info.Local, false},
 		{pkcs11.CKA_SIGN, &info.Sign, false},
 		{pkcs11.CKA_DECRYPT, &info.Decrypt, false},
 		{pkcs11.CKA_UNWRAP, &info.Unwrap, false},
@@ -171,50 +181,27 @@ func (t *Token) describe(session pkcs11.SessionHandle, private pkcs11.ObjectHand
 			return KeyInfo{}, fmt.Errorf("reading the attributes of key %q: %w", info.Label, err)
 		}
 	}
-	if info.Type == "RSA" && len(info.ID) > 0 {
-		if info.Public, err = t.publicKey(session, info.ID); err != nil {
+	if len(info.ID) > 0 {
+		if err := t.readPublic(session, &info); err != nil {
 			return KeyInfo{}, fmt.Errorf("reading the public half of key %q: %w", info.Label, err)
 		}
 	}
 	return info, nil
 }
 
-// publicKey reads the RSA public object under id, nil where there is none.
-func (t *Token) publicKey(session pkcs11.SessionHandle, id []byte) (*rsa.PublicKey, error) {
-	handles, err := t.find(session,
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA),
-		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
-	if err != nil || len(handles) == 0 {
-		return nil, err
-	}
-	values, err := t.module.GetAttributeValue(session, handles[0], []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil),
-		pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, nil),
-	})
-	if err != nil {
-		return nil, err
-	}
-	exponent := new(big.Int).SetBytes(values[1].Value)
-	if exponent.BitLen() > 31 || exponent.Int64() < 3 {
-		return nil, errors.New("its public exponent is out of range")
-	}
-	return &rsa.PublicKey{N: new(big.Int).SetBytes(values[0].Value), E: int(exponent.Int64())}, nil
-}
-
 // flag reads one CK_BBOOL attribute. One at a time, because a token that lacks one of several fails the whole call.
 func (t *Token) flag(session pkcs11.SessionHandle, object pkcs11.ObjectHandle, attribute uint, otherwise bool) (bool, error) {
-	values, err := t.module.GetAttributeValue(session, object, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)})
+	values, err := t.module.attributes(session, object, attribute)
 	if rv, ok := returnValue(err); ok && rv == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
 		return otherwise, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	if len(values) != 1 || len(values[0].Value) != 1 {
+	if len(values[0]) != 1 {
 		return otherwise, nil
 	}
-	return values[0].Value[0] != 0, nil
+	return values[0][0] != 0, nil
 }
 
 // keyType names a CK_KEY_TYPE, which is a CK_ULONG in the machine's byte order.
@@ -230,9 +217,11 @@ func keyType(value []byte) string {
 	}
 	switch number {
 	case pkcs11.CKK_RSA:
-		return "RSA"
+		return typeRSA
 	case pkcs11.CKK_EC:
-		return "EC"
+		return typeEC
+	case ckkECEdwards:
+		return typeEdwards
 	}
 	return fmt.Sprintf("0x%X", number)
 }
