@@ -52,11 +52,11 @@ func SignAppJWT(key crypto.Signer, appID int64, now time.Time) (AppJWT, error) {
 	}
 	encode := base64.RawURLEncoding.EncodeToString
 	input := encode([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + encode(claims)
-	digest := sha256.Sum256([]byte(input))
-	signature, err := key.Sign(nil, digest[:], crypto.SHA256)
+	signature, err := crypto.SignMessage(key, nil, []byte(input), crypto.SHA256)
 	if err != nil {
 		return AppJWT{}, fmt.Errorf("signing an App JWT: %w", err)
 	}
+	digest := sha256.Sum256([]byte(input))
 	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature); err != nil {
 		return AppJWT{}, errors.New("signing an App JWT: the signature does not verify against the key's public half, so it is withheld")
 	}

@@ -2,6 +2,7 @@ package signer
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -91,11 +92,16 @@ func parseBlock(block *pem.Block) (*rsa.PrivateKey, error) {
 // Fingerprint returns a public key's fingerprint as the settings page of a GitHub App shows it: "SHA256:" and the padded
 // standard base64 of the SHA-256 of the DER SubjectPublicKeyInfo. The same by hand, from GitHub's "Managing private keys for GitHub
 // Apps": openssl rsa -in PEM -pubout -outform DER | openssl sha256 -binary | openssl base64.
-func Fingerprint(key *rsa.PublicKey) string {
+func Fingerprint(key crypto.PublicKey) string {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
-		return "" // not possible for an *rsa.PublicKey that has a modulus
+		return "" // not possible for a key of a known type
 	}
+	return fingerprint(der)
+}
+
+// fingerprint is Fingerprint of a key in PKIX form.
+func fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return "SHA256:" + base64.StdEncoding.EncodeToString(sum[:])
 }

@@ -9,7 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
+
+	"github.com/octo-sts/appliance/sts/audit/checkpoint"
 )
 
 var (
@@ -24,9 +27,23 @@ var (
 const (
 	// clientTimeout bounds one call from dialling to the last byte.
 	clientTimeout = 2 * time.Second
-	// maxAnswer bounds an answer's body. A status with some hundred Apps fits.
-	maxAnswer = 256 << 10
+	// maxAnswer bounds an answer's body. A status with some hundred Apps and several HSMs fits.
+	maxAnswer = 1 << 20
 )
+
+// dialPause is how long a client waits where the socket's queue of connections is full.
+const dialPause = 5 * time.Millisecond
+
+// dialSigner connects to the socket. A queue that is full, as somebody else who may connect can make it, is waited for: a unix
+// socket that does not block gives up at once with EAGAIN (connect(2)).
+func dialSigner(ctx context.Context, socket string) (net.Conn, error) {
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if !errors.Is(err, syscall.EAGAIN) || !sleep(ctx, dialPause) {
+			return conn, err
+		}
+	}
+}
 
 // Client calls a signer through its unix socket. It is safe for concurrent use and keeps connections open between calls.
 type Client struct {
@@ -36,12 +53,11 @@ type Client struct {
 // NewClient returns a client of the signer at socket, a path. It connects at the first call, and anew after the signer
 // was restarted.
 func NewClient(socket string) *Client {
-	var dialer net.Dialer
 	return &Client{http: &http.Client{
 		Timeout: clientTimeout,
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return dialer.DialContext(ctx, "unix", socket)
+				return dialSigner(ctx, socket)
 			},
 			MaxIdleConnsPerHost: 4,
 			IdleConnTimeout:     time.Minute, // shorter than the server's, so that no call meets a connection being closed
@@ -113,6 +129,9 @@ func answerError(status int, data []byte) error {
 	var body errorBody
 	if err := json.Unmarshal(data, &body); err != nil || body.Error == "" {
 		body.Error = "no reason given"
+	}
+	if last := body.Last; status == http.StatusConflict && last != nil {
+		return &checkpoint.Conflict{Last: checkpoint.Checkpoint(*last), Reason: body.Error}
 	}
 	kind := ErrUnavailable
 	if status >= 400 && status < 500 {

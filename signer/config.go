@@ -1,11 +1,15 @@
 package signer
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/octo-sts/appliance/sts/strictyaml"
 )
@@ -22,6 +26,9 @@ import (
 //	apps:
 //	  - id: 1234
 //	    keys: [app-1234-2026, app-1234-2025]
+//	checkpoint:
+//	  origin: sts.example.com/audit
+//	  key: audit-checkpoint
 type Config struct {
 	// Socket is the absolute path to listen on. Under systemd socket activation it is not used, the unit's
 	// ListenStream= is. Required.
@@ -32,14 +39,18 @@ type Config struct {
 	// Required.
 	AllowUsers []string `json:"allow_users"`
 
-	// HSMs lists the tokens that hold the keys. At present it must have exactly one element.
+	// HSMs lists the tokens that hold the keys, 1 to 8, in order of preference: a signature is made by the first one that
+	// works. Each must hold every App's keys, and a checkpoint key of its own. Required.
 	HSMs []HSMConfig `json:"hsms"`
 
 	// Apps lists the GitHub Apps to sign for. Required.
 	Apps []AppConfig `json:"apps"`
+
+	// Checkpoint says whose audit log is countersigned. Required.
+	Checkpoint CheckpointConfig `json:"checkpoint"`
 }
 
-// HSMConfig names one PKCS#11 token. Exactly one of TokenLabel, TokenSerial and Slot is set.
+// HSMConfig names one PKCS#11 token. Exactly one of TokenLabel, TokenSerial, Slot and URI is set.
 type HSMConfig struct {
 	// Module is the absolute path of the vendor's PKCS#11 shared library. It is code that runs with the PIN in its hands:
 	// its file and every directory above it should belong to root. Required.
@@ -54,6 +65,9 @@ type HSMConfig struct {
 
 	// Slot is a slot ID. Prefer the label or the serial: some modules, SoftHSM among them, change slot IDs.
 	Slot *uint `json:"slot"`
+
+	// URI is a PKCS#11 URI (RFC 7512) that describes the token, such as pkcs11:token=octo-sts;manufacturer=SoftHSM%20project.
+	URI string `json:"uri"`
 
 	// PINCredential is the name of the file in $CREDENTIALS_DIRECTORY that holds the user PIN. A trailing newline is not
 	// part of the PIN. Required.
@@ -74,11 +88,35 @@ type AppConfig struct {
 	Keys []string `json:"keys"`
 }
 
+// CheckpointConfig is the audit log whose checkpoints this signer countersigns.
+type CheckpointConfig struct {
+	// Origin is the log's name, the first line of each checkpoint and the name of the key (c2sp.org/tlog-checkpoint),
+	// conventionally a URL without its scheme, such as sts.example.com/audit. The daemon's audit.origin must be the same.
+	// It cannot be changed later without a new log. Required.
+	Origin string `json:"origin"`
+
+	// Key is the CKA_LABEL of the checkpoint key, which `key generate` makes in each HSM. No App may use it. Required.
+	Key string `json:"key"`
+
+	// StateDirectory is where the signer keeps the size and root that it signed last, and which PIN a token refused.
+	// Whoever writes there can have history rewritten or a token locked: it belongs to the signer's user alone. It must
+	// exist. Default /var/lib/octo-sts-signer.
+	StateDirectory string `json:"state_directory"`
+}
+
+const defaultStateDirectory = "/var/lib/octo-sts-signer"
+
+// maxHSMs bounds hsms: each is a process, and more than a few are a mistake.
+const maxHSMs = 8
+
 const (
 	defaultMaxSessions = 8
 	minMaxSessions     = 3 // hsm.MinSessions, which this package cannot import: the command's tests hold such pairs together
 	maxMaxSessions     = 256
 )
+
+// maxOrigin bounds the origin, in bytes, so that a checkpoint stays small.
+const maxOrigin = 256
 
 // MaxKeyLabel bounds the CKA_LABEL of a key, in bytes.
 const MaxKeyLabel = 128
@@ -86,14 +124,28 @@ const MaxKeyLabel = 128
 // ConcurrentSignatures is how many signatures the token can be asked for at once.
 func (h HSMConfig) ConcurrentSignatures() int { return h.MaxSessions - 2 }
 
-// KeyLabels lists every configured key, in the order of the file.
-func (c *Config) KeyLabels() []string {
+// LatchName names the file, in the state directory, of the token's PINLatch. It follows the token and not its place in
+// the list, which operators change.
+func (h HSMConfig) LatchName() string {
+	slot := ""
+	if h.Slot != nil {
+		slot = strconv.FormatUint(uint64(*h.Slot), 10)
+	}
+	sum := sha256.Sum256([]byte(strings.Join([]string{h.Module, h.TokenLabel, h.TokenSerial, slot, h.URI}, "\x00")))
+	return "pin-" + hex.EncodeToString(sum[:8])
+}
+
+// AppKeyLabels lists every key of an App, in the order of the file.
+func (c *Config) AppKeyLabels() []string {
 	var labels []string
 	for _, app := range c.Apps {
 		labels = append(labels, app.Keys...)
 	}
 	return labels
 }
+
+// KeyLabels lists every configured key: the Apps' and the checkpoint key.
+func (c *Config) KeyLabels() []string { return append(c.AppKeyLabels(), c.Checkpoint.Key) }
 
 // App returns the configuration of an App, false where it is not listed.
 func (c *Config) App(id int64) (AppConfig, bool) {
@@ -143,6 +195,9 @@ func parseConfig(path string, data []byte) (*Config, error) {
 			c.HSMs[i].MaxSessions = defaultMaxSessions
 		}
 	}
+	if c.Checkpoint.StateDirectory == "" {
+		c.Checkpoint.StateDirectory = defaultStateDirectory
+	}
 	return &c, nil
 }
 
@@ -181,14 +236,48 @@ func (k *checker) config(c *Config) {
 			}
 		}
 	}
-	if k.given("hsms", len(c.HSMs) == 0, "the token that holds the keys") && len(c.HSMs) > 1 {
-		k.add("hsms[1]", "hsms has %d elements: exactly one HSM is supported so far, there is no failover yet", len(c.HSMs))
+	if k.given("hsms", len(c.HSMs) == 0, "the token that holds the keys") && len(c.HSMs) > maxHSMs {
+		k.add("hsms", "hsms has %d elements, at most %d are supported", len(c.HSMs), maxHSMs)
 	}
 	for i, hsm := range c.HSMs {
 		k.hsm(fmt.Sprintf("hsms[%d]", i), hsm)
+		for j, other := range c.HSMs[:i] {
+			if hsm.LatchName() == other.LatchName() && hsm.Module != "" {
+				k.add(fmt.Sprintf("hsms[%d]", i), "hsms[%d] names the same token as hsms[%d] (line %d)", i, j, k.doc.Line(fmt.Sprintf("hsms[%d]", j)))
+			}
+		}
 	}
 	k.given("apps", len(c.Apps) == 0, "the GitHub Apps to sign for")
 	k.apps(c.Apps)
+	if k.given("checkpoint", false, "the origin of the audit log and the label of the key that signs its checkpoints"); k.doc.Has("checkpoint") {
+		k.checkpoint(c)
+	}
+}
+
+func (k *checker) checkpoint(c *Config) {
+	p := c.Checkpoint
+	if k.given("checkpoint.origin", p.Origin == "", "the name of the audit log, such as sts.example.com/audit") {
+		// c2sp.org/signed-note: a key name, which the origin is too, "MUST be non-empty and not have any Unicode spaces or plus".
+		bad := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '+' }
+		if len(p.Origin) > maxOrigin || strings.ContainsFunc(p.Origin, bad) || !utf8.ValidString(p.Origin) {
+			k.add("checkpoint.origin", "checkpoint.origin must have at most %d bytes and no spaces, no plus sign and no control characters", maxOrigin)
+		}
+	}
+	if k.given("checkpoint.key", p.Key == "", "the CKA_LABEL of the checkpoint key") {
+		if !goodLabel(p.Key) {
+			k.add("checkpoint.key", "checkpoint.key must have at most %d bytes and no control characters", MaxKeyLabel)
+		}
+		if app, ok := c.AppOfKey(p.Key); ok {
+			k.add("checkpoint.key", "checkpoint.key: key %q belongs to App %d; the checkpoint key signs checkpoints alone", p.Key, app.ID)
+		}
+	}
+	if state := "checkpoint.state_directory"; k.doc.Has(state) && k.given(state, p.StateDirectory == "", "leave it out for the default") && !filepath.IsAbs(p.StateDirectory) {
+		k.add(state, "%s must be an absolute path, not %q", state, p.StateDirectory)
+	}
+}
+
+func goodLabel(label string) bool {
+	return len(label) <= MaxKeyLabel && !strings.ContainsFunc(label, unicode.IsControl)
 }
 
 func (k *checker) hsm(path string, h HSMConfig) {
@@ -202,17 +291,22 @@ func (k *checker) hsm(path string, h HSMConfig) {
 		}
 	}
 	selectors := 0
-	for _, key := range []string{"token_label", "token_serial", "slot"} {
+	for _, key := range []string{"token_label", "token_serial", "slot", "uri"} {
 		if k.doc.Has(path + "." + key) {
 			selectors++
 		}
 	}
 	if selectors != 1 {
-		k.add(path, "%s must name its token by exactly one of token_label, token_serial and slot, not by %d of them", path, selectors)
+		k.add(path, "%s must name its token by exactly one of token_label, token_serial, slot and uri, not by %d of them", path, selectors)
 	}
-	for key, value := range map[string]string{"token_label": h.TokenLabel, "token_serial": h.TokenSerial} {
+	for key, value := range map[string]string{"token_label": h.TokenLabel, "token_serial": h.TokenSerial, "uri": h.URI} {
 		if k.doc.Has(path + "." + key) {
 			k.given(path+"."+key, value == "", "leave it out where another key names the token")
+		}
+	}
+	if h.URI != "" {
+		if _, err := ParseURI(h.URI, h.Module); err != nil {
+			k.add(path+".uri", "%s.uri: %v", path, err)
 		}
 	}
 	if pin := path + ".pin_credential"; k.given(pin, h.PINCredential == "", "the name of the credential that holds the PIN") {
@@ -245,7 +339,7 @@ func (k *checker) apps(apps []AppConfig) {
 			if !k.given(key, label == "", "a CKA_LABEL") {
 				continue
 			}
-			if len(label) > MaxKeyLabel || strings.ContainsFunc(label, unicode.IsControl) {
+			if !goodLabel(label) {
 				k.add(key, "%s must have at most %d bytes and no control characters", key, MaxKeyLabel)
 			}
 			if first, ok := labelAt[label]; ok {

@@ -23,6 +23,9 @@ apps:
   - id: 99
     keys:
       - app-99
+checkpoint:
+  origin: sts.example.com/audit
+  key: audit-checkpoint
 `
 
 func moduleFile(t *testing.T) string {
@@ -49,6 +52,7 @@ func TestConfig(t *testing.T) {
 		AllowUsers: []string{"root", "1000"},
 		HSMs:       []HSMConfig{{Module: module, TokenLabel: "octo-sts", PINCredential: "hsm-pin", MaxSessions: 8}},
 		Apps:       []AppConfig{{ID: 1234, Keys: []string{"app-1234-2026", "app-1234-2025"}}, {ID: 99, Keys: []string{"app-99"}}},
+		Checkpoint: CheckpointConfig{Origin: "sts.example.com/audit", Key: "audit-checkpoint", StateDirectory: "/var/lib/octo-sts-signer"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -61,24 +65,34 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+var eightHSMs = func() string {
+	var b strings.Builder
+	for slot := range 8 {
+		fmt.Fprintf(&b, "  - {module: MODULE, slot: %d, pin_credential: p}\n", slot)
+	}
+	return b.String()
+}()
+
 // Each case changes the good configuration in one place and names the line and the words of the problem.
 func TestConfigProblems(t *testing.T) {
 	module := moduleFile(t)
 	for _, test := range []struct{ name, old, new, want string }{
 		{"unknown key", "allow_users:", "allow_user: [x]\nallow_users:", "2: "},
-		{"later key of another issue", "apps:", "checkpoint: {origin: x}\napps:", "7: "},
 		{"no socket", "socket: /run/octo-sts-signer/signer.sock\n", "", "socket is required"},
 		{"relative socket", "/run/octo", "run/octo", "1: socket must be an absolute path"},
 		{"nobody allowed", `[root, "1000"]`, "[]", "2: allow_users is empty"},
 		{"unknown user", `"1000"`, "no-such-user-here", "2: allow_users[1]: user: unknown user no-such-user-here"},
 		{"no HSM", "hsms:\n  - module: MODULE\n    token_label: octo-sts\n    pin_credential: hsm-pin\n", "", "hsms is required"},
-		{"two HSMs", "apps:", "  - {module: MODULE, slot: 1, pin_credential: p}\napps:", "7: hsms has 2 elements: exactly one HSM is supported"},
+		{"nine HSMs", "apps:", eightHSMs + "apps:", "3: hsms has 9 elements, at most 8 are supported"},
+		{"one token twice", "apps:", "  - {module: MODULE, token_label: octo-sts, pin_credential: p}\napps:", "7: hsms[1] names the same token as hsms[0] (line 4)"},
 		{"no module", "module: MODULE\n    token_label", "token_label", "hsms[0].module is required"},
 		{"relative module", "MODULE", "softhsm.so", "4: hsms[0].module must be an absolute path"},
 		{"missing module", "MODULE", "/no/such/module.so", "4: hsms[0].module cannot be used: stat /no/such/module.so: no such file"},
 		{"module is a directory", "MODULE", "/usr", "4: hsms[0].module is not a file"},
-		{"no token", "    token_label: octo-sts\n", "", "exactly one of token_label, token_serial and slot, not by 0"},
+		{"no token", "    token_label: octo-sts\n", "", "exactly one of token_label, token_serial, slot and uri, not by 0"},
 		{"token named twice", "octo-sts\n", "octo-sts\n    slot: 0\n", "not by 2"},
+		{"token named by a label and a URI", "octo-sts\n", "octo-sts\n    uri: pkcs11:token=x\n", "not by 2"},
+		{"URI of an object", "token_label: octo-sts", "uri: pkcs11:object=x", "5: hsms[0].uri: "},
 		{"empty token label", "label: octo-sts", `label: ""`, "5: hsms[0].token_label is empty"},
 		{"no PIN credential", "    pin_credential: hsm-pin\n", "", "hsms[0].pin_credential is required"},
 		{"PIN credential is a path", "hsm-pin", "../hsm-pin", "6: hsms[0].pin_credential: a credential name is one path segment"},
@@ -94,6 +108,16 @@ func TestConfigProblems(t *testing.T) {
 		{"key of two Apps", "- app-99", "- app-1234-2025", `12: apps[1].keys[0]: key "app-1234-2025" is listed already at apps[0].keys[1] (line 9)`},
 		{"empty label", "- app-99", `- ""`, "12: apps[1].keys[0] is empty"},
 		{"label with a control character", "- app-99", `- "a\u0007b"`, "12: apps[1].keys[0] must have at most 128 bytes and no control"},
+		{"no checkpoint", "checkpoint:\n  origin: sts.example.com/audit\n  key: audit-checkpoint\n", "", "checkpoint is required"},
+		{"no origin", "  origin: sts.example.com/audit\n", "", "checkpoint.origin is required"},
+		{"origin with a space", "com/audit", "com/the audit", "14: checkpoint.origin must have at most 256 bytes and no spaces"},
+		{"origin with a Unicode space", "com/audit", "com/the\u2003audit", "14: checkpoint.origin must have"},
+		{"origin with a plus", "com/audit", "com/a+b", "14: checkpoint.origin must have"},
+		{"origin too long", "com/audit", strings.Repeat("x", 257), "14: checkpoint.origin must have"},
+		{"no checkpoint key", "  key: audit-checkpoint\n", "", "checkpoint.key is required"},
+		{"an App's key for checkpoints", "audit-checkpoint", "app-1234-2025", `15: checkpoint.key: key "app-1234-2025" belongs to App 1234`},
+		{"relative state directory", "audit-checkpoint", "audit-checkpoint\n  state_directory: state", `16: checkpoint.state_directory must be an absolute path, not "state"`},
+		{"empty state directory", "audit-checkpoint", "audit-checkpoint\n  state_directory: \"\"", "16: checkpoint.state_directory is empty"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if !strings.Contains(goodConfig, test.old) {

@@ -25,6 +25,9 @@ type peerKey struct{}
 
 // withPeer is for http.Server.ConnContext.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	if admitted, ok := conn.(*gatedConn); ok {
+		return context.WithValue(ctx, peerKey{}, admitted.peer)
+	}
 	return context.WithValue(ctx, peerKey{}, peerOf(conn))
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -29,34 +30,45 @@ import (
 type testServer struct {
 	socket string
 	key    *rsa.PrivateKey
+	hsm    *memoryHSM
+	server *Server
 	logs   *observer.ObservedLogs
 	stop   func() error
 }
 
-func serveOn(t *testing.T, allow []uint32, key func(string) (crypto.Signer, error)) testServer {
+func serveOn(t *testing.T, allow []uint32) testServer {
 	t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
-	private := newRSAKey(t, 2048)
-	if key == nil {
-		key = func(label string) (crypto.Signer, error) {
-			if label == "app-1" {
-				return private, nil
-			}
-			return nil, errors.New("no private key is labelled " + label)
+	working, stopWorkers := context.WithCancel(context.Background())
+	hsms, memory := runHSMs(working, 1)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := hsms.Public("app-1"); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
 		}
 	}
 	service, err := NewService(ServiceConfig{
-		Apps:       []AppConfig{{ID: 1, Keys: []string{"app-1", "app-1-next"}}, {ID: 2, Keys: []string{"app-2"}}},
-		Key:        key,
-		HSMs:       func() []HSMStatus { return []HSMStatus{{Module: "/lib/module.so", Open: true}} },
-		Concurrent: 2,
-		Version:    "test",
-		Logger:     zap.New(core),
+		Apps:    []AppConfig{{ID: 1, Keys: []string{"app-1", "app-1-next"}}, {ID: 2, Keys: []string{"app-2"}}},
+		HSMs:    hsms,
+		Version: "test",
+		Logger:  zap.New(core),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := NewServer(ServerConfig{Service: service, AllowUIDs: allow, Logger: zap.New(core)})
+	checkpoints, err := NewCountersigner(CountersignerConfig{
+		Origin:    "log.example",
+		Directory: t.TempDir(),
+		UseKey: func(ctx context.Context, use func(crypto.Signer) error) error {
+			return hsms.UseKey(ctx, "checkpoint", use)
+		},
+		Logger: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := NewServer(ServerConfig{Service: service, Checkpoints: checkpoints, AllowUIDs: allow, Logger: zap.New(core)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,16 +82,28 @@ func serveOn(t *testing.T, allow []uint32, key func(string) (crypto.Signer, erro
 	go func() { done <- server.Serve(ctx, listener) }()
 	stop := sync.OnceValue(func() error {
 		cancel()
-		return <-done
+		err := <-done
+		stopWorkers()
+		hsms.Wait()
+		return err
 	})
 	t.Cleanup(func() { _ = stop() })
-	return testServer{socket, private, logs, stop}
+	return testServer{socket, testKeys()[0], memory[0], server, logs, stop}
+}
+
+func pkix(t *testing.T, key *rsa.PublicKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 func self() []uint32 { return []uint32{uint32(os.Getuid())} }
 
 func TestAppJWTThroughTheSocket(t *testing.T) {
-	s := serveOn(t, self(), nil)
+	s := serveOn(t, self())
 	client := NewClient(s.socket)
 	got, err := client.AppJWT(t.Context(), 1)
 	if err != nil {
@@ -98,15 +122,25 @@ func TestAppJWTThroughTheSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ready := Fingerprint(&s.key.PublicKey)
 	want := Status{
 		Version:    "test",
 		Signatures: 1,
-		HSMs:       []HSMStatus{{Module: "/lib/module.so", Open: true}},
+		HSMs: []HSMStatus{{
+			TokenStatus: TokenStatus{Module: "/lib/module.so", Open: true},
+			Active:      true,
+			Keys: []KeyStatus{
+				{Key: "app-1", Ready: true, Fingerprint: ready},
+				{Key: "app-2", Error: "no private key is labelled app-2"},
+				{Key: "checkpoint", Ready: true, Fingerprint: Fingerprint(&testKeys()[1].PublicKey), Public: pkix(t, &testKeys()[1].PublicKey)},
+			},
+		}},
 		Apps: []AppStatus{
-			{AppID: 1, Ready: true, Key: "app-1", Fingerprint: Fingerprint(&s.key.PublicKey)},
+			{AppID: 1, Ready: true, Key: "app-1", Fingerprint: ready},
 			{AppID: 2, Key: "app-2", Error: "no private key is labelled app-2"},
 		},
 	}
+	want.Checkpoint = status.Checkpoint // its own tests look at it
 	if diff := cmp.Diff(want, status); diff != "" {
 		t.Error(diff)
 	}
@@ -144,7 +178,7 @@ func raw(t *testing.T, socket, method, path string, body []byte) (int, string) {
 }
 
 func TestServerRefusesOddRequests(t *testing.T) {
-	s := serveOn(t, self(), nil)
+	s := serveOn(t, self())
 	for _, test := range []struct {
 		method, path, body string
 		status             int
@@ -180,7 +214,7 @@ func TestServerRefusesOddRequests(t *testing.T) {
 
 func TestPeersThatAreNotAllowed(t *testing.T) {
 	other := uint32(os.Getuid()) + 1
-	s := serveOn(t, []uint32{other}, nil)
+	s := serveOn(t, []uint32{other})
 	_, err := NewClient(s.socket).AppJWT(t.Context(), 1)
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), fmt.Sprintf("user ID %d is not among allow_users", os.Getuid())) {
 		t.Errorf("AppJWT: %v", err)
@@ -198,12 +232,30 @@ func TestPeersThatAreNotAllowed(t *testing.T) {
 	}
 }
 
+// A daemon that was taken over cannot write the signer's log full, so that the lines about JWTs that were signed get lost.
+func TestFailuresInTheLogAreBounded(t *testing.T) {
+	s := serveOn(t, self())
+	client := NewClient(s.socket)
+	const unlisted = 99
+	for range 200 {
+		if _, err := client.AppJWT(t.Context(), unlisted); err == nil {
+			t.Fatal("an App that is not listed got a JWT")
+		}
+	}
+	if n := s.logs.FilterMessage("App JWT not signed").Len(); n == 0 || n > 50 {
+		t.Errorf("%d lines in the log about 200 failures", n)
+	}
+	if _, err := client.AppJWT(t.Context(), 1); err != nil || s.logs.FilterMessage("App JWT signed").Len() != 1 {
+		t.Errorf("what was signed is not in the log: %v", err)
+	}
+}
+
 // Another user is refused by the kernel's word alone, also where the socket's mode would let it in.
 func TestOtherUserIsRefused(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can become another user")
 	}
-	s := serveOn(t, self(), nil)
+	s := serveOn(t, self())
 	for path, mode := range map[string]os.FileMode{s.socket: 0o666, filepath.Dir(s.socket): 0o755, filepath.Dir(filepath.Dir(s.socket)): 0o755} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
@@ -258,22 +310,10 @@ func TestHandlerAloneAdmitsNobody(t *testing.T) {
 	}
 }
 
-// hanging is a key whose module hangs until it is released.
-type hanging struct {
-	*rsa.PrivateKey
-	entered chan struct{}
-	release chan struct{}
-}
-
-func (h hanging) Sign(r io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
-	h.entered <- struct{}{}
-	<-h.release
-	return h.PrivateKey.Sign(r, digest, options)
-}
-
-func TestHangingModuleIsAnsweredForAndBounded(t *testing.T) {
-	key := hanging{newRSAKey(t, 2048), make(chan struct{}, 100), make(chan struct{})}
-	s := serveOn(t, self(), func(string) (crypto.Signer, error) { return key, nil })
+func TestHangingModuleIsAnsweredFor(t *testing.T) {
+	s := serveOn(t, self())
+	hang := make(chan struct{})
+	s.hsm.set(func(m *memoryHSM) { m.hang = hang })
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
@@ -284,24 +324,28 @@ func TestHangingModuleIsAnsweredForAndBounded(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(key.entered); n != 2 {
-		t.Errorf("%d calls are in the module, want 2", n)
+	if status, err := NewClient(s.socket).Status(t.Context()); err != nil || status.Apps[0].Error == "" {
+		t.Errorf("the status tells nothing of it: %+v, %v", status.Apps, err)
 	}
-	close(key.release)
+	s.hsm.set(func(m *memoryHSM) { m.hang = nil })
+	close(hang)
 	if _, err := NewClient(s.socket).AppJWT(t.Context(), 1); err != nil {
 		t.Errorf("after the hang: %v", err)
 	}
 }
 
 func TestServerFinishesWhatItBegan(t *testing.T) {
-	key := hanging{newRSAKey(t, 2048), make(chan struct{}, 1), make(chan struct{})}
-	s := serveOn(t, self(), func(string) (crypto.Signer, error) { return key, nil })
+	s := serveOn(t, self())
+	hang := make(chan struct{})
+	s.hsm.set(func(m *memoryHSM) { m.hang = hang })
 	result := make(chan error, 1)
 	go func() {
 		_, err := NewClient(s.socket).AppJWT(context.Background(), 1)
 		result <- err
 	}()
-	<-key.entered
+	for entered := 0; entered == 0; time.Sleep(time.Millisecond) {
+		s.hsm.set(func(m *memoryHSM) { entered = m.entered })
+	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.stop() }()
 	// The listener closes first: new callers are turned away while the old one waits.
@@ -311,7 +355,7 @@ func TestServerFinishesWhatItBegan(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	close(key.release)
+	close(hang)
 	if err := <-result; err != nil {
 		t.Errorf("the request under way: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,97 +27,84 @@ const signTimeout = 1500 * time.Millisecond
 
 // ServiceConfig configures a Service.
 type ServiceConfig struct {
-	Apps []AppConfig
-	// Key returns the key under a CKA_LABEL, fit to sign at this moment, or why there is none. Required.
-	Key func(label string) (crypto.Signer, error)
-	// HSMs returns the state of the tokens, for Status. Required.
-	HSMs func() []HSMStatus
-	// Concurrent bounds the signatures under way at once. At least 1.
-	Concurrent int
-	Version    string
-	Logger     *zap.Logger
-	Now        func() time.Time // nil: time.Now
+	Apps    []AppConfig
+	HSMs    *HSMs // that hold the Apps' keys
+	Version string
+	Logger  *zap.Logger
+	Now     func() time.Time // nil: time.Now
 }
 
 // Service makes App JWTs for the configured Apps. It knows nothing of sockets. It is safe for concurrent use.
 type Service struct {
-	config ServiceConfig
-	apps   map[int64]AppConfig
-	// slots holds one element for each signature under way.
-	slots      chan struct{}
+	config     ServiceConfig
 	signatures atomic.Uint64
 
-	mu sync.Mutex
+	mu   sync.Mutex
+	apps []AppConfig // guarded by mu
 	// failures holds how the last signature of an App failed, until one succeeds; guarded by mu.
 	failures map[int64]string
 }
 
 // NewService checks its configuration and returns a Service that is ready at once, whether or not the keys are.
 func NewService(c ServiceConfig) (*Service, error) {
-	if c.Key == nil || c.HSMs == nil || c.Logger == nil {
-		return nil, errors.New("configuring the signer: Key, HSMs and Logger are required")
-	}
-	if c.Concurrent < 1 {
-		return nil, fmt.Errorf("configuring the signer: %d concurrent signatures, must be at least 1", c.Concurrent)
+	if c.HSMs == nil || c.Logger == nil {
+		return nil, errors.New("configuring the signer: HSMs and Logger are required")
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Service{config: c, apps: map[int64]AppConfig{}, slots: make(chan struct{}, c.Concurrent), failures: map[int64]string{}}
-	for _, app := range c.Apps {
-		if len(app.Keys) == 0 {
-			return nil, fmt.Errorf("configuring the signer: App %d has no key", app.ID)
-		}
-		s.apps[app.ID] = app
+	s := &Service{config: c, failures: map[int64]string{}}
+	if err := s.SetApps(c.Apps); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
+// SetApps replaces the Apps. Signatures under way are finished.
+func (s *Service) SetApps(apps []AppConfig) error {
+	for _, app := range apps {
+		if len(app.Keys) == 0 {
+			return fmt.Errorf("configuring the signer: App %d has no key", app.ID)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.apps = slices.Clone(apps)
+	clear(s.failures)
+	return nil
+}
+
+func (s *Service) app(id int64) (AppConfig, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.apps, func(a AppConfig) bool { return a.ID == id })
+	if i < 0 {
+		return AppConfig{}, false
+	}
+	return s.apps[i], true
+}
+
 // AppJWT signs a fresh App JWT with the App's first key. The error matches ErrUnknownApp or ErrNotReady.
 func (s *Service) AppJWT(ctx context.Context, appID int64) (AppJWT, error) {
-	app, ok := s.apps[appID]
+	app, ok := s.app(appID)
 	if !ok {
 		return AppJWT{}, fmt.Errorf("App %d: %w", appID, ErrUnknownApp)
 	}
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	// A caller that goes away must not look like an HSM that fails.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signTimeout)
 	defer cancel()
-	jwt, err := s.sign(ctx, app)
+	var jwt AppJWT
+	err := s.config.HSMs.UseKey(ctx, app.Keys[0], func(key crypto.Signer) error {
+		var err error
+		jwt, err = SignAppJWT(key, app.ID, s.config.Now())
+		return err
+	})
+	s.note(app.ID, err)
 	if err != nil {
 		return AppJWT{}, fmt.Errorf("App %d, key %q: %w: %w", appID, app.Keys[0], ErrNotReady, err)
 	}
 	s.signatures.Add(1)
 	return jwt, nil
-}
-
-// sign runs one signature in a goroutine of its own, because a module that hangs cannot be interrupted: the caller gets
-// its answer in time, and the slot stays taken until the module returns, so that a hang holds at most Concurrent threads.
-func (s *Service) sign(ctx context.Context, app AppConfig) (AppJWT, error) {
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return AppJWT{}, fmt.Errorf("waiting for a free HSM session: %w", ctx.Err())
-	}
-	type result struct {
-		jwt AppJWT
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		defer func() { <-s.slots }()
-		key, err := s.config.Key(app.Keys[0])
-		var jwt AppJWT
-		if err == nil {
-			jwt, err = SignAppJWT(key, app.ID, s.config.Now())
-		}
-		s.note(app.ID, err)
-		done <- result{jwt, err}
-	}()
-	select {
-	case r := <-done:
-		return r.jwt, r.err
-	case <-ctx.Done():
-		return AppJWT{}, fmt.Errorf("waiting for the HSM's signature: %w", ctx.Err())
-	}
 }
 
 // note remembers how the last signature of an App went.
@@ -130,10 +118,12 @@ func (s *Service) note(appID int64, err error) {
 	s.failures[appID] = err.Error()
 }
 
-// Status reports the state of the tokens and of each App, without asking the token for anything.
+// Status reports the state of the tokens and of each App, without asking a token for anything.
 func (s *Service) Status() Status {
-	status := Status{Version: s.config.Version, Ready: true, Signatures: s.signatures.Load(), HSMs: s.config.HSMs()}
-	for _, app := range s.config.Apps {
+	status := Status{Version: s.config.Version, Ready: true, Signatures: s.signatures.Load(), HSMs: s.config.HSMs.Status()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, app := range s.apps {
 		a := s.appStatus(app)
 		status.Ready = status.Ready && a.Ready
 		status.Apps = append(status.Apps, a)
@@ -141,22 +131,20 @@ func (s *Service) Status() Status {
 	return status
 }
 
+// appStatus is the state of one App. The caller holds s.mu.
 func (s *Service) appStatus(app AppConfig) AppStatus {
 	status := AppStatus{AppID: app.ID, Key: app.Keys[0]}
-	key, err := s.config.Key(app.Keys[0])
+	public, err := s.config.HSMs.Public(app.Keys[0])
 	if err != nil {
 		status.Error = err.Error()
 		return status
 	}
-	public, ok := key.Public().(*rsa.PublicKey)
-	if !ok {
-		status.Error = fmt.Sprintf("the key is a %T, not RSA", key.Public())
+	if _, ok := public.(*rsa.PublicKey); !ok {
+		status.Error = fmt.Sprintf("the key is a %T, not RSA", public)
 		return status
 	}
 	status.Ready = true
 	status.Fingerprint = Fingerprint(public)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	status.Error = s.failures[app.ID]
 	return status
 }

@@ -5,10 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/octo-sts/appliance/signer"
 )
 
 // stopWait is a safety limit for a graceful stop; after it the process is killed.
@@ -79,14 +85,24 @@ func (s *Signer) Kill() error {
 	return nil
 }
 
-// Restart stops the signer where it runs and starts it again on the same token, configuration and socket.
+// Restart stops the signer where it runs and starts it again on the same tokens, configuration and socket. It returns once
+// every App is ready.
 func (s *Signer) Restart(ctx context.Context) error {
+	return s.restart(ctx, func(status signer.Status) bool { return status.Ready })
+}
+
+// RestartUnready is Restart that returns once the signer answers, ready or not.
+func (s *Signer) RestartUnready(ctx context.Context) error {
+	return s.restart(ctx, func(signer.Status) bool { return true })
+}
+
+func (s *Signer) restart(ctx context.Context, ready func(signer.Status) bool) error {
 	if s.process != nil {
 		if err := s.Stop(); err != nil {
 			return err
 		}
 	}
-	return s.serve(ctx)
+	return s.serve(ctx, ready)
 }
 
 // PID is the signer's process ID, 0 while it does not run.
@@ -95,6 +111,51 @@ func (s *Signer) PID() int {
 		return 0
 	}
 	return s.process.cmd.Process.Pid
+}
+
+// Signal sends a signal to the signer.
+func (s *Signer) Signal(signal os.Signal) error {
+	if s.process == nil {
+		return errNotRunning
+	}
+	return s.process.cmd.Process.Signal(signal)
+}
+
+// WorkerPID is the process ID of the signer's worker for one HSM, 0 while there is none.
+func (s *Signer) WorkerPID(hsm int) int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || parent(pid) != s.PID() {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if err == nil && strings.HasSuffix(string(line), "\x00worker\x00--hsm\x00"+strconv.Itoa(hsm)+"\x00") {
+			return pid
+		}
+	}
+	return 0
+}
+
+// parent is the process ID of a process's parent, 0 where there is none (proc_pid_stat(5)).
+func parent(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name is in parentheses, and may hold any byte.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return parent
 }
 
 // logBuffer collects a process's output for readers at any time.
