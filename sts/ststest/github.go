@@ -76,6 +76,8 @@ type GitHub struct {
 	cancel context.CancelFunc
 	jwts   sync.Map // SHA-256 of a verified App JWT → *appJWT
 
+	manifests manifests
+
 	faults      faults
 	latency     atomic.Int64 // time.Duration
 	clockOffset atomic.Int64 // time.Duration
@@ -106,6 +108,7 @@ func NewGitHub(ctx context.Context, c GitHubConfig) (*GitHub, error) {
 	g := &GitHub{config: c}
 	g.latency.Store(int64(c.Latency))
 	g.world.init()
+	g.manifests = manifests{person: appOwner, agreed: map[string]agreedManifest{}}
 	var facts struct {
 		Permissions map[string][]string `json:"permissions"`
 	}

@@ -36,9 +36,13 @@ func (r *request) getApp() answer {
 // describeApp is GitHub's integration schema. The caller holds world.mu.
 func (g *GitHub) describeApp(a *app) map[string]any {
 	created := a.created.UTC().Format(timeFormat)
+	belongs := a.owner
+	if belongs == nil {
+		belongs = &owner{id: 1, login: appOwner}
+	}
 	return map[string]any{
 		"id": a.id, "slug": a.slug, "client_id": a.clientID(), "node_id": nodeID("A", a.id), "name": a.slug,
-		"owner": g.account(&owner{id: 1, login: "app-owner"}), "description": nil,
+		"owner": g.account(belongs), "description": nil,
 		"external_url": g.web() + "/apps/" + a.slug, "html_url": g.web() + "/apps/" + a.slug,
 		"created_at": created, "updated_at": created, "permissions": a.permissions, "events": a.hook.subscribed(a),
 	}

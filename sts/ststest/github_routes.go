@@ -29,6 +29,7 @@ const (
 	ListChecksRoute   = "GET /repos/{owner}/{repo}/commits/{ref}/check-runs"
 	DeliveriesRoute   = "GET /app/hook/deliveries"
 	DeliveryRoute     = "GET /app/hook/deliveries/{delivery_id}"
+	ConvertRoute      = "POST /app-manifests/{code}/conversions"
 	RedeliverRoute    = "POST /app/hook/deliveries/{delivery_id}/attempts"
 	unknownRoute      = "unknown"
 )
@@ -99,6 +100,7 @@ func (g *GitHub) routeAll() {
 	add(DeliveriesRoute, wantAppJWT, (*request).listDeliveries)
 	add(DeliveryRoute, wantAppJWT, (*request).getDelivery)
 	add(RedeliverRoute, wantAppJWT, (*request).redeliver)
+	add(ConvertRoute, wantNothing, (*request).convert)
 	add(unknownRoute, wantNothing, func(*request) answer { return notFound() })
 	// Where the 301 of a renamed repository leads.
 	g.mux.HandleFunc("/repositories/{id}", g.byID)
@@ -114,6 +116,9 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if n <= peak || g.peak.CompareAndSwap(peak, n) {
 			break
 		}
+	}
+	if g.pages(w, r) {
+		return
 	}
 	rest, ok := strings.CutPrefix(r.URL.Path, g.config.BasePath)
 	if strings.HasSuffix(rest, "/contents") { // the root directory, which has two addresses

@@ -34,7 +34,12 @@ type app struct {
 	created     time.Time
 	rate        atomic.Pointer[rateBucket] // of calls with the App's JWT; nil: none
 	hook        hook                       // has a lock of its own
+	owner       *owner                     // of an App made from a manifest; nil: appOwner
 }
+
+// appOwner is whom an App belongs to that a fixture made, and who is signed in at
+// GitHub's pages unless SignIn says otherwise.
+const appOwner = "app-owner"
 
 type owner struct {
 	id    int64

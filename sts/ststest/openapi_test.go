@@ -163,6 +163,8 @@ func TestHoldsToGitHubsDescription(t *testing.T) {
 		{DeliveryRoute, "/app/hook/deliveries/x", f.jwt(), "", 400, nil},
 		{RedeliverRoute, fmt.Sprintf("/app/hook/deliveries/%d/attempts", sent), f.jwt(), "", 202, nil},
 		{RedeliverRoute, "/app/hook/deliveries/1/attempts", f.jwt(), "", 404, nil},
+		{ConvertRoute, "/app-manifests/" + f.agree(testManifest) + "/conversions", "", "", 201, nil},
+		{ConvertRoute, "/app-manifests/0123456789abcdef/conversions", "", "", 404, nil},
 		{RevokeRoute, "/installation/token", all, "", 204, nil},
 	} {
 		tried[c.operation] = true

@@ -42,6 +42,10 @@ type ServiceConfig struct {
 	// Webhook configures a webhook secret (Service.WebhookSecret) and, after each
 	// start, has the fake GitHub deliver every App's events to /webhook.
 	Webhook bool
+	// HSMs is how many tokens the signer has. Default: one.
+	HSMs int
+	// Shim stands before the first of them, and does wrong what it is told to.
+	Shim *signertest.Shim
 	// Unready returns from Start and Restart once the daemon listens. Default:
 	// once /readyz says that it serves exchanges.
 	Unready bool
@@ -159,6 +163,7 @@ func (s *Service) startSigner(ctx context.Context) error {
 	}
 	signer, err := signertest.Start(ctx, signertest.Config{
 		Binary: filepath.Join(s.config.BinDir, "octo-sts-signer"), Dir: filepath.Join(s.Dir, "signer"), AppIDs: ids,
+		Origin: s.config.Domain + "/audit", HSMs: s.config.HSMs, Shim: s.config.Shim,
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ var operations = []string{
 	"GET /app/hook/deliveries",
 	"GET /app/hook/deliveries/{delivery_id}",
 	"POST /app/hook/deliveries/{delivery_id}/attempts",
+	"POST /app-manifests/{code}/conversions",
 }
 
 // webhooks are those that the fake delivers, as GitHub's description names them.
