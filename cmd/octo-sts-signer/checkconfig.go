@@ -5,8 +5,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"github.com/octo-sts/appliance/signer"
 )
 
 func newCheckConfigCommand() *cobra.Command {
@@ -15,21 +13,20 @@ func newCheckConfigCommand() *cobra.Command {
 		Use:   "check-config",
 		Short: "Check the configuration without touching the HSM",
 		Long: `Check the configuration without touching the HSM: every problem in the file, the
-users, and, where $CREDENTIALS_DIRECTORY is set, the PIN's credential. The PIN is
-not tried.`,
+users, and, where $CREDENTIALS_DIRECTORY is set, the PINs' credentials. No PIN is
+tried.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := loadConfig(path)
 			if err != nil {
 				return err
 			}
-			directory, set := os.LookupEnv("CREDENTIALS_DIRECTORY")
-			if !set {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems; $CREDENTIALS_DIRECTORY is not set, so the PIN's credential was not looked at\n", path)
+			if _, set := os.LookupEnv("CREDENTIALS_DIRECTORY"); !set {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems; $CREDENTIALS_DIRECTORY is not set, so no PIN's credential was looked at\n", path)
 				return nil
 			}
-			if _, err := signer.ReadCredential(directory, config.HSMs[0].PINCredential); err != nil {
-				return usageError{err}
+			if err := checkCredentials(config); err != nil {
+				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems\n", path)
 			return nil

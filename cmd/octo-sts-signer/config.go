@@ -31,9 +31,8 @@ func loadConfig(path string) (*signer.Config, error) {
 	return config, nil
 }
 
-// tokenConfig adds the PIN to what the file says of the token.
-func tokenConfig(config *signer.Config) (hsm.TokenConfig, error) {
-	h := config.HSMs[0]
+// tokenConfig adds the PIN, and the latch that keeps a refused one from being tried again, to what the file says of a token.
+func tokenConfig(h signer.HSMConfig, stateDirectory string) (hsm.TokenConfig, error) {
 	pin, err := signer.ReadCredential(os.Getenv("CREDENTIALS_DIRECTORY"), h.PINCredential)
 	if err != nil {
 		return hsm.TokenConfig{}, usageError{err}
@@ -43,7 +42,9 @@ func tokenConfig(config *signer.Config) (hsm.TokenConfig, error) {
 		TokenLabel:  h.TokenLabel,
 		TokenSerial: h.TokenSerial,
 		Slot:        h.Slot,
+		URI:         h.URI,
 		PIN:         pin,
+		Latch:       signer.NewPINLatch(stateDirectory, h.LatchName()),
 		MaxSessions: h.MaxSessions,
 	}, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/octo-sts/appliance/signer"
 	"github.com/octo-sts/appliance/signer/hsm"
+	"github.com/octo-sts/appliance/sts/audit/checkpoint"
 )
 
 // keyFlags are common to the key commands.
@@ -25,11 +25,12 @@ func newKeyCommand() *cobra.Command {
 	var flags keyFlags
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Import, list and verify the keys in the HSM",
-		Long: `Import, list and verify the keys in the HSM.
+		Short: "Generate, import, rotate, retire, list and verify the keys in the HSMs",
+		Long: `Generate, import, rotate, retire, list and verify the keys in the HSMs.
 
-Every key command logs in with the PIN from $CREDENTIALS_DIRECTORY, once: a wrong
-PIN costs one attempt at each call, and tokens lock for good after a few.`,
+Every key command logs in with the PINs from $CREDENTIALS_DIRECTORY. A PIN that an HSM
+refuses is tried once, and not again before the credential changes: tokens lock for
+good after a few wrong PINs.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			return usageError{errors.New("a key command is missing; see octo-sts-signer key --help")}
@@ -43,21 +44,8 @@ PIN costs one attempt at each call, and tokens lock for good after a few.`,
 	}
 	addConfigFlag(cmd, &flags.config)
 	cmd.PersistentFlags().StringVar(&flags.output, "output", "text", "`FORMAT` of the answer: text or json")
-	cmd.AddCommand(newKeyImportCommand(&flags), newKeyListCommand(&flags), newKeyVerifyCommand(&flags))
+	cmd.AddCommand(newKeyGenerateCommand(&flags), newKeyImportCommand(&flags), newKeyRotateCommand(&flags), newKeyRetireCommand(&flags), newKeyListCommand(&flags), newKeyVerifyCommand(&flags))
 	return cmd
-}
-
-// withToken lends f the configured token, logged in.
-func withToken(ctx context.Context, config *signer.Config, f func(*hsm.Token) error) error {
-	c, err := tokenConfig(config)
-	if err != nil {
-		return err
-	}
-	token, err := hsm.Open(ctx, c)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(token), token.Close())
 }
 
 // keyReport is one key in the answer of a key command.
@@ -70,7 +58,8 @@ type keyReport struct {
 	Extractable bool   `json:"extractable"`
 	Sign        bool   `json:"sign"`
 	Fingerprint string `json:"fingerprint,omitempty"`
-	AppID       int64  `json:"app_id,omitempty"` // 0: no App of the configuration uses it
+	AppID       int64  `json:"app_id,omitempty"`       // 0: no App of the configuration uses it
+	VerifierKey string `json:"verifier_key,omitempty"` // of the checkpoint key
 	Weakness    string `json:"weakness,omitempty"`
 }
 
@@ -90,6 +79,13 @@ func reportKey(config *signer.Config, info hsm.KeyInfo) keyReport {
 	}
 	if app, ok := config.AppOfKey(info.Label); ok {
 		r.AppID = app.ID
+	}
+	if info.Label == config.Checkpoint.Key {
+		vkey, err := checkpoint.EncodeKey(config.Checkpoint.Origin, info.Public)
+		if err != nil && r.Weakness == "" {
+			r.Weakness = err.Error()
+		}
+		r.VerifierKey = vkey
 	}
 	return r
 }

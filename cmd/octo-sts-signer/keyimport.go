@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
@@ -16,19 +17,21 @@ type importOptions struct {
 	appID int64
 	pem   string
 	label string
+	shred bool
 }
 
 func newKeyImportCommand(flags *keyFlags) *cobra.Command {
 	var options importOptions
 	cmd := &cobra.Command{
 		Use:   "import --app ID --pem FILE|-",
-		Short: "Put a GitHub App's private key into the HSM",
-		Long: `Put a GitHub App's private key into the HSM: sensitive, not extractable, good for
-signing alone.
+		Short: "Put a GitHub App's private key into every HSM",
+		Long: `Put a GitHub App's private key into every configured HSM: sensitive, not
+extractable, good for signing alone. An HSM that has it already keeps it, so an
+import that failed halfway is simply made again.
 
 The key is the PEM file that GitHub hands out once when a key is generated; "-"
 reads it from standard input, so that it need not lie on a disk. It gets the first
-of the App's configured key labels that is still free in the token, or --label.
+of the App's configured key labels that is still free in the first HSM, or --label.
 The fingerprint that is printed is the one that the App's settings page shows.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,105 +41,120 @@ The fingerprint that is printed is the one that the App's settings page shows.`,
 	cmd.Flags().Int64Var(&options.appID, "app", 0, "numeric `ID` of the GitHub App")
 	cmd.Flags().StringVar(&options.pem, "pem", "", "private key in PEM form, `FILE` or - for standard input")
 	cmd.Flags().StringVar(&options.label, "label", "", "CKA_`LABEL` for the key (default: the App's first configured label that is free)")
+	cmd.Flags().BoolVar(&options.shred, "shred", false, shredHelp)
 	return cmd
 }
 
-func importKey(ctx context.Context, flags *keyFlags, options importOptions, stdin io.Reader, stdout io.Writer) error {
-	switch {
-	case options.appID <= 0:
-		return usageError{errors.New("--app ID is required: the App's numeric ID, from its settings page")}
-	case options.pem == "":
-		return usageError{errors.New("--pem FILE is required, or --pem - for standard input")}
-	}
-	config, err := loadConfig(flags.config)
-	if err != nil {
-		return err
-	}
-	app, ok := config.App(options.appID)
-	if !ok {
-		return usageError{fmt.Errorf("%s lists no App %d under apps", flags.config, options.appID)}
-	}
-	if owner, taken := config.AppOfKey(options.label); taken && owner.ID != app.ID {
-		return usageError{fmt.Errorf("label %q belongs to App %d in %s", options.label, owner.ID, flags.config)}
-	}
-	// The PEM is read and understood before the PIN is tried.
-	text, err := readPEM(options.pem, stdin)
-	if err != nil {
-		return usageError{err}
-	}
-	key, err := signer.ParsePrivateKey(text)
-	clear(text)
-	if err != nil {
-		return usageError{fmt.Errorf("reading the private key from %s: %w", pemName(options.pem), err)}
-	}
-
-	var report keyReport
-	err = withToken(ctx, config, func(token *hsm.Token) error {
-		label := options.label
-		if label == "" {
-			if label, err = freeLabel(token, app); err != nil {
-				return err
-			}
-		}
-		imported, err := token.Import(label, key)
-		if err != nil {
-			return err
-		}
-		report = reportKey(config, imported.Info())
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if flags.output == "json" {
-		return writeJSON(stdout, report)
-	}
-	return writeImportReport(stdout, app.ID, options.pem, report)
+// importReport is the answer of key import.
+type importReport struct {
+	keyReport
+	HSMs []placeReport `json:"hsms"`
 }
 
-// freeLabel is the first configured label of the App under which the token has no key yet.
-func freeLabel(token *hsm.Token, app signer.AppConfig) (string, error) {
-	keys, err := token.Keys()
-	if err != nil {
-		return "", err
+// placeReport is one HSM that has the key now.
+type placeReport struct {
+	Token   string `json:"token"`
+	Already bool   `json:"already"` // it had the key before
+}
+
+func importKey(ctx context.Context, flags *keyFlags, options importOptions, stdin io.Reader, stdout io.Writer) error {
+	if options.appID <= 0 {
+		return usageError{errors.New("--app ID is required: the App's numeric ID, from its settings page")}
 	}
-	used := map[string]bool{}
-	for _, key := range keys {
-		used[key.Label] = true
+	config, app, err := loadApp(flags.config, options.appID, options.label)
+	if err != nil {
+		return err
+	}
+	key, source, err := readPrivateKey(options.pem, options.shred, stdin)
+	if err != nil {
+		return err
+	}
+	defer source.close()
+	pins, err := readPINs(config)
+	if err != nil {
+		return err
+	}
+	label := func(labels map[string]hsm.KeyInfo) (string, error) {
+		if options.label != "" {
+			return options.label, nil
+		}
+		return configuredLabel(app, labels, key)
+	}
+	placed, err := importAll(ctx, config, pins, keyImport{key: key, label: label})
+	if err != nil {
+		return importedSoFar(placed, err)
+	}
+	report := importReport{keyReport: reportKey(config, placed[0].info)}
+	for _, p := range placed {
+		report.HSMs = append(report.HSMs, placeReport{p.token.String(), p.already})
+	}
+	if flags.output == "json" {
+		err = writeJSON(stdout, report)
+		stdout = io.Discard
+	} else {
+		err = writeImportReport(stdout, app.ID, report)
+	}
+	return errors.Join(err, source.farewell(stdout))
+}
+
+// loadApp finds an App that the file must list. A label, where it is not empty, must not be that of another App.
+func loadApp(path string, appID int64, label string) (*signer.Config, signer.AppConfig, error) {
+	config, err := loadConfig(path)
+	if err != nil {
+		return nil, signer.AppConfig{}, err
+	}
+	app, ok := config.App(appID)
+	if !ok {
+		return nil, app, usageError{fmt.Errorf("%s lists no App %d under apps", path, appID)}
+	}
+	if owner, taken := config.AppOfKey(label); taken && owner.ID != appID {
+		return nil, app, usageError{fmt.Errorf("label %q belongs to App %d in %s", label, owner.ID, path)}
+	}
+	if label == config.Checkpoint.Key {
+		return nil, app, usageError{fmt.Errorf("label %q is that of the checkpoint key in %s", label, path)}
+	}
+	return config, app, nil
+}
+
+// configuredLabel is the App's label under which the token has this very key, else its first one that the token has no
+// key under.
+func configuredLabel(app signer.AppConfig, labels map[string]hsm.KeyInfo, key *rsa.PrivateKey) (string, error) {
+	if known := labelOfKey(labels, key); known != "" {
+		return known, nil
 	}
 	for _, label := range app.Keys {
-		if !used[label] {
+		if _, used := labels[label]; !used {
 			return label, nil
 		}
 	}
-	return "", fmt.Errorf("no label is free for App %d: each of %q has a key in the token already; add a label to its keys, or give --label", app.ID, app.Keys)
+	return "", fmt.Errorf("no label is free for App %d: each of %q has a key in the token already; use key rotate, or give --label", app.ID, app.Keys)
 }
 
-func pemName(path string) string {
-	if path == "-" {
-		return "standard input"
-	}
-	return path
-}
-
-func writeImportReport(w io.Writer, appID int64, pem string, r keyReport) error {
-	_, err := fmt.Fprintf(w, `imported and tested: a signature made in the token verifies
-label        %s
-CKA_ID       %s
-fingerprint  %s
-
-Compare the fingerprint with the one under "Private keys" on the settings page of App %d.
-`, r.Label, r.ID, r.Fingerprint, appID)
-	if err == nil && r.AppID == 0 {
-		_, err = fmt.Fprintf(w, "No App uses this label yet: add it to keys of App %d in the configuration.\n", appID)
-	}
-	if err != nil {
-		return err
-	}
-	if pem == "-" {
-		_, err = fmt.Fprintln(w, "If the PEM lies on a disk anywhere, destroy it now: whoever has it is the App.")
-	} else {
-		_, err = fmt.Fprintf(w, "Then destroy the PEM, for whoever has it is the App: shred -u %s\n", pem)
+// importedSoFar adds to an error what was done before it.
+func importedSoFar(placed []placedKey, err error) error {
+	for _, p := range placed {
+		err = fmt.Errorf("%w\n(%s has the key under the label %q; run the command again to go on)", err, p.token, p.info.Label)
 	}
 	return err
+}
+
+func writeImportReport(w io.Writer, appID int64, r importReport) error {
+	var errs []error
+	print := func(format string, args ...any) {
+		_, err := fmt.Fprintf(w, format, args...)
+		errs = append(errs, err)
+	}
+	for _, h := range r.HSMs {
+		if h.Already {
+			print("%s has the key already; a signature made in it verifies\n", h.Token)
+		} else {
+			print("%s: imported and tested, a signature made in it verifies\n", h.Token)
+		}
+	}
+	print("label        %s\nCKA_ID       %s\nfingerprint  %s\n\n", r.Label, r.ID, r.Fingerprint)
+	print("Compare the fingerprint with the one under \"Private keys\" on the settings page of App %d.\n", appID)
+	if r.AppID == 0 {
+		print("No App uses this label yet: add it to keys of App %d in the configuration.\n", appID)
+	}
+	return errors.Join(errs...)
 }

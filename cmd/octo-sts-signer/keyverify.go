@@ -27,7 +27,7 @@ func newKeyVerifyCommand(flags *keyFlags) *cobra.Command {
 		Short: "Prove that each configured key signs, and that GitHub knows it",
 		Long: `Prove that each configured key signs, and that GitHub knows it.
 
-For every label of every App: the key is in the token, alone under its label and
+For every label of every App, in every HSM: the key is in the token, alone under its label and
 CKA_ID, sensitive and not extractable; it makes a signature that software verifies;
 and GitHub answers GET /app to a JWT signed with it, with this App's ID. --offline
 leaves the last one out. Exit status 1 where any of it fails.`,
@@ -42,8 +42,9 @@ leaves the last one out. Exit status 1 where any of it fails.`,
 	return cmd
 }
 
-// verifyReport is the outcome for one configured key.
+// verifyReport is the outcome for one configured key in one HSM.
 type verifyReport struct {
+	Token       string `json:"token"`
 	AppID       int64  `json:"app_id"`
 	Label       string `json:"label"`
 	OK          bool   `json:"ok"`
@@ -63,8 +64,12 @@ func verifyKeys(ctx context.Context, flags *keyFlags, options verifyOptions, std
 			return usageError{err}
 		}
 	}
+	pins, err := readPINs(config)
+	if err != nil {
+		return err
+	}
 	reports := []verifyReport{}
-	err = withToken(ctx, config, func(token *hsm.Token) error {
+	err = eachToken(ctx, config, pins, func(token *hsm.Token) error {
 		for _, app := range config.Apps {
 			for _, label := range app.Keys {
 				reports = append(reports, verifyKey(ctx, token, app, label, github, options.apiURL))
@@ -93,7 +98,7 @@ func verifyKeys(ctx context.Context, flags *keyFlags, options verifyOptions, std
 }
 
 func verifyKey(ctx context.Context, token *hsm.Token, app signer.AppConfig, label string, github *http.Client, apiURL string) verifyReport {
-	report := verifyReport{AppID: app.ID, Label: label}
+	report := verifyReport{Token: token.Info().String(), AppID: app.ID, Label: label}
 	key, err := token.Key(label)
 	if err != nil {
 		report.Error = err.Error()

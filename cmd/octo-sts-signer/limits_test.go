@@ -14,7 +14,7 @@ import (
 func TestLimitsAgree(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "signer.yaml")
 	for sessions, good := range map[int]bool{hsm.MinSessions - 1: false, hsm.MinSessions: true} {
-		text := fmt.Sprintf("socket: /s\nallow_users: [root]\nhsms: [{module: %s, slot: 0, pin_credential: p, max_sessions: %d}]\napps: [{id: 1, keys: [k]}]\n", binary, sessions)
+		text := fmt.Sprintf("socket: /s\nallow_users: [root]\nhsms: [{module: %s, slot: 0, pin_credential: p, max_sessions: %d}]\napps: [{id: 1, keys: [k]}]\ncheckpoint: {origin: o, key: c}\n", binary, sessions)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -64,6 +64,9 @@ func TestScripts(t *testing.T) {
 			"awaitstatus": awaitStatus,
 			"appjwt":      appJWT,
 			"sleep":       sleepFor,
+			"checkpoint":  requestCheckpoint,
+			"copynote":    copyNote,
+			"foreignnote": foreignNote,
 		},
 	})
 }
@@ -74,7 +77,7 @@ func setupScript(env *testscript.Env) error {
 		return err
 	}
 	credentials := filepath.Join(env.WorkDir, "credentials")
-	if err := os.Mkdir(credentials, 0o700); err != nil {
+	if err := errors.Join(os.Mkdir(credentials, 0o700), os.Mkdir(filepath.Join(env.WorkDir, "state"), 0o700)); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(credentials, "hsm-pin"), []byte("1234\n"), 0o600); err != nil {

@@ -2,33 +2,38 @@ package main
 
 import (
 	"context"
+	"crypto"
+	"errors"
+	"fmt"
 	"io"
-	"time"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/octo-sts/appliance/signer"
-	"github.com/octo-sts/appliance/signer/hsm"
 )
-
-// closeWait is how long a stopping signer waits for the module to log out before it leaves anyway.
-const closeWait = 3 * time.Second
 
 func newServeCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve App JWTs on the unix socket until SIGTERM or SIGINT",
-		Long: `Serve App JWTs on the unix socket until SIGTERM or SIGINT.
+		Short: "Serve App JWTs and checkpoints on the unix socket until SIGTERM or SIGINT",
+		Long: `Serve App JWTs and checkpoints on the unix socket until SIGTERM or SIGINT.
 
-The signer starts even where the HSM is away or a key is missing: it says so in
-its log and in its status, signs nothing, and goes on trying. A PIN that the HSM
-refuses is the exception: it is tried once, and not again while this process
-runs, because tokens lock for good after a few wrong PINs. Correct the credential
-and restart the signer; each restart spends one attempt.`,
+The signer starts even where an HSM is away or a key is missing: it says so in its
+log and in its status, and goes on trying. Each HSM is held by a process of its own,
+which is replaced when the module crashes or hangs; the next HSM of the list signs
+meanwhile. A PIN that an HSM refuses is the exception: it is tried once, and not
+again, over restarts too, until the credential changes.
+
+SIGHUP reads the apps and allow_users of the configuration again, without losing a
+request. A file with a mistake in it changes nothing, and neither does one that would
+have an App's key, which signs, make way for one that no HSM can sign with.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return serve(cmd.Context(), path, cmd.ErrOrStderr())
@@ -38,19 +43,18 @@ and restart the signer; each restart spends one attempt.`,
 	return cmd
 }
 
-// serve makes everything that can fail for the operator's mistake fail before the PIN is tried.
+// serve makes everything that can fail for the operator's mistake fail before any PIN is tried.
 func serve(ctx context.Context, path string, logs io.Writer) error {
-	config, err := loadConfig(path)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // from now on it does not end the process
+	defer signal.Stop(hangups)
+	config, uids, err := loadServeConfig(path)
 	if err != nil {
 		return err
 	}
-	uids, err := signer.ResolveUsers(config.AllowUsers)
+	program, err := os.Executable()
 	if err != nil {
-		return usageError{err}
-	}
-	token, err := tokenConfig(config)
-	if err != nil {
-		return err
+		return fmt.Errorf("finding the program's own file, to run HSM workers: %w", err)
 	}
 	listener, err := signer.Listen(config.Socket)
 	if err != nil {
@@ -59,47 +63,75 @@ func serve(ctx context.Context, path string, logs io.Writer) error {
 	defer listener.Close()
 
 	log := newLogger(logs)
-	keyring, err := hsm.New(ctx, hsm.Config{Token: token, Labels: config.KeyLabels(), Logger: log})
-	if err != nil {
-		return err
-	}
-	service, err := signer.NewService(signer.ServiceConfig{
-		Apps:       config.Apps,
-		Key:        keyring.Key,
-		HSMs:       func() []signer.HSMStatus { return []signer.HSMStatus{signer.HSMStatus(keyring.Status())} },
-		Concurrent: config.HSMs[0].ConcurrentSignatures(),
-		Version:    buildVersion(),
-		Logger:     log,
+	var hsms *signer.HSMs
+	checkpoints, err := signer.NewCountersigner(signer.CountersignerConfig{
+		Origin:    config.Checkpoint.Origin,
+		Directory: config.Checkpoint.StateDirectory,
+		UseKey: func(ctx context.Context, use func(crypto.Signer) error) error {
+			return hsms.UseKey(ctx, config.Checkpoint.Key, use)
+		},
+		Logger: log,
 	})
 	if err != nil {
 		return err
 	}
-	server, err := signer.NewServer(signer.ServerConfig{Service: service, AllowUIDs: uids, Logger: log})
+	defer checkpoints.Close()
+	// The workers outlive ctx, for the requests that are under way when it ends.
+	working, stopWorkers := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorkers()
+	hsms, err = signer.NewHSMs(working, signer.HSMsConfig{Config: config, Command: []string{program, "worker"}, Logger: log})
+	if err != nil {
+		return err
+	}
+	service, err := signer.NewService(signer.ServiceConfig{Apps: config.Apps, HSMs: hsms, Version: buildVersion(), Logger: log})
+	if err != nil {
+		return err
+	}
+	server, err := signer.NewServer(signer.ServerConfig{Service: service, Checkpoints: checkpoints, AllowUIDs: uids, Logger: log})
 	if err != nil {
 		return err
 	}
 	log.Info("signer is serving", zap.String("socket", listener.Addr().String()), zap.Uint32s("allow_uids", uids), zap.String("version", buildVersion()))
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no service manager is no error
+	manager := newManager(log)
+	var told sync.WaitGroup
+	told.Go(func() { manager.run(ctx, service.Status) })
+	reloader := &reloader{path: path, config: config, hsms: hsms, service: service, server: server, manager: manager, log: log}
+	go reloader.run(ctx, hangups)
 	if err := server.Serve(ctx, listener); err != nil {
 		return err
 	}
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	waitClosed(keyring, log)
+	told.Wait()
+	stopWorkers()
+	hsms.Wait()
 	log.Info("signer has stopped")
 	return nil
 }
 
-func waitClosed(keyring *hsm.Keyring, log *zap.Logger) {
-	closed := make(chan struct{})
-	go func() {
-		keyring.Wait()
-		close(closed)
-	}()
-	select {
-	case <-closed:
-	case <-time.After(closeWait):
-		log.Warn("the HSM module did not let go in time, leaving without it", zap.Duration("waited", closeWait))
+// loadServeConfig reads the configuration and all that it names, but the HSMs.
+func loadServeConfig(path string) (*signer.Config, []uint32, error) {
+	config, err := loadConfig(path)
+	if err != nil {
+		return nil, nil, err
 	}
+	uids, err := signer.ResolveUsers(config.AllowUsers)
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	return config, uids, checkCredentials(config)
+}
+
+// checkCredentials makes sure that each HSM's PIN can be read.
+func checkCredentials(config *signer.Config) error {
+	var errs []error
+	for i, h := range config.HSMs {
+		if _, err := signer.ReadCredential(os.Getenv("CREDENTIALS_DIRECTORY"), h.PINCredential); err != nil {
+			errs = append(errs, fmt.Errorf("hsms[%d]: %w", i, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 // newLogger writes JSON lines for journald: no sampling, since a line left out may be the one that is needed, and no
