@@ -180,14 +180,34 @@ type Webhook struct {
 	Secrets []string `json:"secrets"`
 }
 
-// Audit says where the audit log is.
+// Audit says where the audit log is, and where it is copied to. A copy also goes to
+// journald, where there is one.
 type Audit struct {
 	// Directory holds the log's segments. One daemon writes it. Required.
 	Directory string `json:"directory"`
 
-	// Origin names the log. Default {domain}/audit. Nothing depends on it before
-	// the log has checkpoints.
+	// Origin names the log in its checkpoints. The signer signs those of one log
+	// alone: its checkpoint.origin has to be the same. Default {domain}/audit.
 	Origin string `json:"origin"`
+
+	// CloudEventsSink gets each entry as a CloudEvent, in batches by POST:
+	// https://collector.corp.example/, or http on a loopback address. A new sink gets
+	// the log from its oldest entry on. Left out: none does.
+	CloudEventsSink string `json:"cloudevents_sink"`
+
+	// CloudEventsCAFile holds PEM roots to trust for the sink instead of the
+	// system's.
+	CloudEventsCAFile string `json:"cloudevents_ca_file"`
+
+	// CloudEventsCredential is the name of a credential, a file in
+	// $CREDENTIALS_DIRECTORY, whose secret is sent to the sink as a bearer token. Left
+	// out: nothing is sent.
+	CloudEventsCredential string `json:"cloudevents_credential"`
+
+	// CloudEventsFrom leaves out the entries before this index, where they were not
+	// sent yet: for a new sink that shall not have them, or past one that the sink
+	// refuses for ever. Default 0.
+	CloudEventsFrom uint64 `json:"cloudevents_from"`
 }
 
 // Signer says how to reach octo-sts-signer.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -39,6 +40,10 @@ type Daemon struct {
 	logger       *zap.Logger
 	state        *bbolt.DB
 	audit        *audit.Log
+	copies       *copies
+	checkpoints  *checkpoints
+	covering     sync.WaitGroup    // Run's part of checkpoints
+	finishCopies func()            // nil before Run
 	webhook      *webhook.Receiver // nil: none is configured
 	listeners    []*listener
 	certificates *certificateFiles  // nil with tls.mode: off
@@ -65,7 +70,16 @@ func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ 
 	if d.state, err = openState(c.StateDirectory); err != nil {
 		return nil, err
 	}
+	counts := newMetrics()
+	if d.copies, err = newCopies(ctx, c.Audit, d.audit, d.state, logger); err != nil {
+		return nil, err
+	}
+	d.copies.measure(counts)
 	signerClient := signer.NewClient(c.Signer.Socket)
+	if d.checkpoints, err = newCheckpoints(ctx, c.Audit, d.audit, signerClient, d.copies.signed, logger); err != nil {
+		return nil, err
+	}
+	d.checkpoints.measure(counts)
 	verifier, err := newVerifier(background, c, logger)
 	if err != nil {
 		return nil, err
@@ -74,7 +88,6 @@ func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ 
 	if err != nil {
 		return nil, err
 	}
-	counts := newMetrics()
 	service, err := newService(ctx, c, verifier, github, d.audit, counts, logger)
 	if err != nil {
 		return nil, err
@@ -91,7 +104,7 @@ func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ 
 		}
 		public.webhook = d.webhook
 	}
-	return d, d.listen(ctx, c, public, adminHandler(&health{d.audit, signerClient, github, verifier, d.webhook}, counts))
+	return d, d.listen(ctx, c, public, adminHandler(&health{d.audit, d.copies, d.checkpoints, signerClient, github, verifier, d.webhook}, counts))
 }
 
 func (d *Daemon) listen(ctx context.Context, c *Config, public, admin http.Handler) error {
@@ -125,9 +138,10 @@ func (d *Daemon) listen(ctx context.Context, c *Config, public, admin http.Handl
 }
 
 // Run serves until ctx is done, lets exchanges under way finish, and closes the
-// audit log and the state last.
+// audit log and the state last. Its last entries get a checkpoint.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.close()
+	d.covering.Go(d.checkpoints.follow)
 	serving, ctx := errgroup.WithContext(ctx)
 	for _, l := range d.listeners {
 		d.logger.Info("listening", zap.String("listener", l.name), zap.String("address", l.net.Addr().String()))
@@ -136,6 +150,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.certificates != nil {
 		serving.Go(func() error { d.certificates.watch(ctx, d.reload); return nil })
 	}
+	d.finishCopies = d.copies.start()
 	if d.webhook != nil {
 		serving.Go(func() error { return d.webhook.Run(ctx) })
 	}
@@ -182,6 +197,10 @@ func (d *Daemon) close() {
 		if err := d.audit.Close(); err != nil {
 			d.logger.Error("closing the audit log", zap.Error(err))
 		}
+	}
+	d.covering.Wait() // before the copies: they take the last checkpoint, too
+	if d.finishCopies != nil {
+		d.finishCopies()
 	}
 	if d.state != nil {
 		if err := d.state.Close(); err != nil {

@@ -19,11 +19,13 @@ import (
 // health answers the admin listener's /healthz (is this process alive) and
 // /readyz (would it serve an exchange, and if not, or only just, why).
 type health struct {
-	audit    *audit.Log
-	signer   *signer.Client
-	github   *githubapp.Client
-	verifier *idtoken.Verifier
-	webhook  *webhook.Receiver // nil: none is configured
+	audit       *audit.Log
+	copies      *copies
+	checkpoints *checkpoints
+	signer      *signer.Client
+	github      *githubapp.Client
+	verifier    *idtoken.Verifier
+	webhook     *webhook.Receiver // nil: none is configured
 }
 
 // The three states of a check, and of the whole: the worst of its checks.
@@ -68,11 +70,11 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *health) checks(ctx context.Context) []check {
-	checks := []check{h.checkAudit(), h.checkSigner(ctx), h.checkGitHub(), h.checkIssuers()}
+	checks := []check{h.checkAudit(), h.checkpoints.check(), h.checkSigner(ctx), h.checkGitHub(), h.checkIssuers()}
 	if h.webhook != nil {
 		checks = append(checks, h.checkWebhook())
 	}
-	return checks
+	return append(checks, h.copies.checks()...)
 }
 
 func (h *health) checkAudit() check {

@@ -16,11 +16,13 @@ const module = "github.com/octo-sts/appliance/"
 // package that is not named here may not exist: whoever adds one decides where
 // it belongs.
 var allowed = map[string][]string{
-	"sts/strictyaml":  {},
-	"sts/trustpolicy": {"sts/strictyaml"},
-	"sts/audit":       {},
-	"sts/idtoken":     {},
-	"sts/githubapp":   {},
+	"sts/strictyaml":       {},
+	"sts/trustpolicy":      {"sts/strictyaml"},
+	"sts/audit":            {"sts/audit/checkpoint"},
+	"sts/audit/checkpoint": {},
+	"sts/audit/forward":    {"sts/audit"},
+	"sts/idtoken":          {},
+	"sts/githubapp":        {},
 
 	"sts/stspb":              {},
 	"sts/stspb/stspbconnect": {"sts/stspb"},
@@ -28,10 +30,11 @@ var allowed = map[string][]string{
 
 	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
 
-	"signer":     {"sts/strictyaml"},
-	"signer/hsm": {"signer"},
+	"signer":       {"sts/strictyaml", "sts/audit/checkpoint"},
+	"signer/hsm":   {"signer"},
+	"signer/setup": {"signer", "sts/trustpolicy"},
 
-	"appliance": {"signer", "sts", "sts/audit", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy", "webhook"},
+	"appliance": {"signer", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy", "webhook"},
 
 	// For tests and the demonstration; nothing that is shipped imports them.
 	"signer/signertest":      {"signer"},
@@ -39,9 +42,9 @@ var allowed = map[string][]string{
 	"sts/ststest/openapigen": {},
 
 	"cmd/octo-stsd":       {"appliance"},
-	"cmd/octo-sts":        {"sts/audit", "sts/idtoken", "sts/trustpolicy"},
-	"cmd/octo-sts-signer": {"signer", "signer/hsm", "sts/strictyaml"},
-	"cmd/octo-sts-demo":   {"signer", "sts/ststest"},
+	"cmd/octo-sts":        {"sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
+	"cmd/octo-sts-signer": {"signer", "signer/hsm", "signer/setup", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
+	"cmd/octo-sts-demo":   {"signer", "sts/audit", "sts/audit/checkpoint", "sts/ststest"},
 }
 
 type goPackage struct {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/octo-sts/appliance/signer"
+	"github.com/octo-sts/appliance/sts/audit/checkpoint"
+	"github.com/octo-sts/appliance/sts/audit/forward"
 	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/sts/idtoken"
 	"github.com/octo-sts/appliance/sts/strictyaml"
@@ -74,8 +76,8 @@ func (c *Config) complete() {
 
 // Unchecked says what Load could not look at; empty where it looked at everything.
 func (c *Config) Unchecked() string {
-	if _, set := os.LookupEnv(credentialsDirectory); !set && len(c.Webhook.Secrets) > 0 {
-		return "; $" + credentialsDirectory + " is not set, so the webhook's secrets were not looked at"
+	if _, set := os.LookupEnv(credentialsDirectory); !set && (len(c.Webhook.Secrets) > 0 || c.Audit.CloudEventsCredential != "") {
+		return "; $" + credentialsDirectory + " is not set, so the secrets were not looked at"
 	}
 	return ""
 }
@@ -112,9 +114,7 @@ func (k *checker) check(c *Config) {
 	}
 	k.checkPermissions(c)
 	k.checkWebhook(c.Webhook)
-	if c.Audit.Directory == "" {
-		k.wrong("audit.directory", "is required: where the audit log is written, such as /var/log/octo-sts/audit")
-	}
+	k.checkAudit(c.Audit)
 }
 
 func (k *checker) checkListeners(c *Config) {
@@ -246,17 +246,43 @@ func (k *checker) checkPermissions(c *Config) {
 	}
 }
 
-// checkWebhook reads the secrets, where it can be told where they are: a person
-// who checks a configuration outside of systemd has none.
 func (k *checker) checkWebhook(w Webhook) {
+	for i, name := range w.Secrets {
+		k.checkCredential(fmt.Sprintf("webhook.secrets[%d]", i), name)
+	}
+}
+
+func (k *checker) checkAudit(a Audit) {
+	if err := checkpoint.CheckOrigin(a.Origin); err != nil && k.doc.Has("audit.origin") {
+		k.wrong("audit.origin", "%v: want a name such as sts.example.com/audit", err)
+	}
+	if a.Directory == "" {
+		k.wrong("audit.directory", "is required: where the audit log is written, such as /var/log/octo-sts/audit")
+	}
+	if a.CloudEventsSink == "" {
+		if a.CloudEventsCAFile != "" || a.CloudEventsCredential != "" || a.CloudEventsFrom != 0 {
+			k.wrong("audit.cloudevents_sink", "is left out, and without it the other cloudevents keys mean nothing")
+		}
+		return
+	}
+	if _, err := forward.CheckSink(a.CloudEventsSink); err != nil {
+		k.wrong("audit.cloudevents_sink", "%v", err)
+	}
+	k.checkFile("audit.cloudevents_ca_file", a.CloudEventsCAFile, false)
+	if a.CloudEventsCredential != "" {
+		k.checkCredential("audit.cloudevents_credential", a.CloudEventsCredential)
+	}
+}
+
+// checkCredential reads a secret, where it can be told where they are: a person
+// who checks a configuration outside of systemd has none.
+func (k *checker) checkCredential(key, name string) {
 	directory, set := os.LookupEnv(credentialsDirectory)
 	if !set {
 		return
 	}
-	for i, name := range w.Secrets {
-		if _, err := signer.ReadCredential(directory, name); err != nil {
-			k.wrong(fmt.Sprintf("webhook.secrets[%d]", i), "%v", err)
-		}
+	if _, err := signer.ReadCredential(directory, name); err != nil {
+		k.wrong(key, "%v", err)
 	}
 }
 
