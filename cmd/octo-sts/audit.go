@@ -25,25 +25,26 @@ const defaultAuditDirectory = "/var/log/octo-sts/audit"
 func newAuditCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "audit",
-		Short: "Read the audit log",
-		Long: `Read the audit log.
+		Short: "Read, verify and prove the audit log",
+		Long: `Read, verify and prove the audit log.
 
 These commands read the log's directory and need no daemon: they work beside a
 running one, and on a copy.`,
 		Args: cobra.NoArgs,
 	}
-	c.AddCommand(newAuditShowCommand())
+	c.AddCommand(newAuditShowCommand(), newAuditVerifyCommand(), newAuditProveCommand(), newAuditCheckProofCommand(), newAuditExportCommand())
 	return c
 }
 
-// auditShowFlags are the flags of audit show as they were given.
-type auditShowFlags struct {
-	kind, since, until, output string
-	filter                     audit.Filter
+// auditFilterFlags are the flags that pick entries, as they were given.
+type auditFilterFlags struct {
+	kind, since, until string
+	filter             audit.Filter
 }
 
 func newAuditShowCommand() *cobra.Command {
-	var f auditShowFlags
+	var f auditFilterFlags
+	var output string
 	c := &cobra.Command{
 		Use:   "show [DIR]",
 		Short: "Show entries of the audit log, oldest first",
@@ -70,9 +71,19 @@ cannot be read; entries before the damage have then been shown.`,
 			if err != nil {
 				return err
 			}
-			return auditShow(cmd.Context(), cmd.OutOrStdout(), directory, filter, f.output)
+			if output != "text" && output != "json" {
+				return fmt.Errorf("--output %q: want text or json", output)
+			}
+			return auditShow(cmd.Context(), cmd.OutOrStdout(), directory, filter, output)
 		},
 	}
+	f.add(c)
+	c.Flags().StringVar(&output, "output", "text", "text or json")
+	return c
+}
+
+// add defines the flags.
+func (f *auditFilterFlags) add(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&f.filter.Scope, "scope", "", "requests for this `OWNER/REPO` or OWNER, in any case")
 	flags.StringVar(&f.filter.Identity, "identity", "", "requests for this identity")
@@ -83,12 +94,10 @@ cannot be read; entries before the damage have then been shown.`,
 	flags.StringVar(&f.kind, "kind", "", "intent, outcome, denied, trust_change, policy_check or admin")
 	flags.StringVar(&f.since, "since", "", "not before this `TIME` (RFC 3339), or this long ago (90m, 2h, 7d)")
 	flags.StringVar(&f.until, "until", "", "before this `TIME` (RFC 3339), or this long ago")
-	flags.StringVar(&f.output, "output", "text", "text or json")
-	return c
 }
 
 // parse checks the flags and returns the filter that they describe.
-func (f auditShowFlags) parse(now time.Time) (audit.Filter, error) {
+func (f auditFilterFlags) parse(now time.Time) (audit.Filter, error) {
 	var err error
 	filter := f.filter
 	filter.Kind = audit.Kind(f.kind)
@@ -100,9 +109,6 @@ func (f auditShowFlags) parse(now time.Time) (audit.Filter, error) {
 	}
 	if !filter.Since.IsZero() && !filter.Until.IsZero() && !filter.Since.Before(filter.Until) {
 		return filter, fmt.Errorf("--since %s is not before --until %s", f.since, f.until)
-	}
-	if f.output != "text" && f.output != "json" {
-		return filter, fmt.Errorf("--output %q: want text or json", f.output)
 	}
 	return filter, nil
 }
@@ -240,6 +246,20 @@ func printable(s string) string {
 		}
 		quoted := strconv.QuoteRuneToASCII(r)
 		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
+}
+
+// printableLines is printable for a text of several lines: errors name files and quote lines that others may have made.
+// What is a backslash in an error stays one, since most of those are escapes already.
+func printableLines(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r == '\n' || r == '\t' || r == '\\' {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(printable(string(r)))
+		}
 	}
 	return b.String()
 }

@@ -29,6 +29,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // where a command does not end on the first signal, the second one ends it
 	err := newCommand().ExecuteContext(ctx)
 	var failed *failedError
 	switch {
@@ -36,10 +37,10 @@ func main() {
 	case errors.Is(err, errNo):
 		os.Exit(exitNo)
 	case errors.As(err, &failed):
-		fmt.Fprintf(os.Stderr, "octo-sts: %v\n", err)
+		fmt.Fprintf(os.Stderr, "octo-sts: %s\n", printableLines(err.Error()))
 		os.Exit(exitNo)
 	default:
-		fmt.Fprintf(os.Stderr, "octo-sts: %v\n", err)
+		fmt.Fprintf(os.Stderr, "octo-sts: %s\n", printableLines(err.Error()))
 		os.Exit(exitUsage)
 	}
 }

@@ -22,11 +22,14 @@ func TestMain(m *testing.M) {
 // appliance. Each script gets:
 //
 //	$URL             the appliance
-//	$AUDIT           its audit log
+//	$AUDIT           its audit log, and $VKEY the key that signs it
 //	job.idtoken      the ID token of a job that the policy acme/app, ci, lets in
 //	stranger.idtoken that of a job of another repository
+//	$DOCS            this project's docs
 //	$ACTIONS_URL     what a job of GitHub Actions finds in ACTIONS_ID_TOKEN_REQUEST_URL;
 //	                 it hands the same job's ID token to the bearer of "runner-secret"
+//	log, audit.vkey, old.checkpoint, stranger.vkey
+//	                 a signed audit log and its key, see makeSignedLog
 func TestScripts(t *testing.T) {
 	service := startService(t)
 	job := idToken(t, service, ststest.GitHubActions{Owner: "acme", Repo: "app"})
@@ -39,13 +42,24 @@ func TestScripts(t *testing.T) {
 		fmt.Fprintf(w, `{"value":%q}`, job)
 	}))
 	t.Cleanup(actions.Close)
+	docs, err := filepath.Abs("../../docs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := t.TempDir()
+	makeSignedLog(t, signed)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("URL", service.URL())
 			e.Setenv("AUDIT", service.AuditDir)
+			e.Setenv("DOCS", docs)
+			e.Setenv("VKEY", service.Signer.VerifierKey())
 			e.Setenv("ACTIONS_URL", actions.URL+"/token?api-version=2")
+			if err := os.CopyFS(e.WorkDir, os.DirFS(signed)); err != nil {
+				return err
+			}
 			if err := os.WriteFile(filepath.Join(e.WorkDir, "stranger.idtoken"), []byte(stranger), 0o600); err != nil {
 				return err
 			}
