@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -272,20 +271,7 @@ func (w *world) peakMemory(t *testing.T) int64 {
 // and for the part of each that makes it worth something, in the log and in all
 // files.
 func (w *world) checkNoSecretIsWritten(t *testing.T) {
-	written := map[string]string{"the log": w.Logs()}
-	for _, dir := range []string{w.AuditDir, filepath.Join(w.Dir, "state")} {
-		files, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			text, err := os.ReadFile(filepath.Join(dir, f.Name()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			written[f.Name()] = string(text)
-		}
-	}
+	written := written(t, w.Service)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	const telling = 20 // shorter ones prove nothing

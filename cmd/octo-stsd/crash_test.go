@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,49 +23,116 @@ import (
 // crashScopes are the repositories that the callers of a crash ask tokens for.
 var crashScopes = []string{"acme/app", "acme/lib", "acme/three", "acme/four"}
 
-// kill -9 of the daemon under load, again and again: whatever a client holds,
-// and whatever GitHub ever minted, the audit log accounts for.
+// kill -9 of the daemon under load, now and then of the signer or of both, again and again: whatever a client holds or was
+// told, and whatever GitHub ever minted, the audit log accounts for; and whoever verifies it meanwhile, after a kill,
+// beside the daemon or at the end, with checkpoints from before, is never told anything but yes.
 func TestKilledUnderLoad(t *testing.T) {
-	rounds := kills(t, 20)
+	c := newKillCampaign(t)
+	stopWatching := c.auditor.watch()
+	defer stopWatching()
+	for range kills(t, 20) {
+		c.round()
+	}
+	c.load.end()
+	stopWatching()
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.auditor.keep()
+	kept := c.auditor.verifyAll("at the end")
+	if signed, all := c.signedSize(), c.entries(); signed != all {
+		t.Errorf("at the end %d of %d entries are covered", signed, all)
+	}
+	c.noFalseAlarm()
+	for _, segment := range c.segments() {
+		checkWhole(t, segment)
+	}
+	a := c.account()
+	a.checkHeld(t, c.load)
+	a.checkMinted(t, c.GitHub.Mints())
+	for _, id := range c.told {
+		if a.denied[id].RequestID == "" {
+			t.Errorf("request %s was denied, and the log does not have it", id)
+		}
+	}
+	t.Logf("kills of: %v; %d tokens received, %d refusals, %d exchanges cut off, others refused: %v; %d mints, %d intents, %d of them without an outcome; %d times verified, %d checkpoints kept, %d entries",
+		c.killed, c.load.status[http.StatusOK], len(c.told), len(c.load.lost), c.load.refused, a.mints, len(a.intents), a.open,
+		c.auditor.runs, kept, c.entries())
+}
+
+// killCampaign is a rig under load whose processes are killed.
+type killCampaign struct {
+	*rig
+	load    *load
+	auditor *auditor
+	whole   map[string]bool // segments that were looked at
+	told    []string        // request IDs of refusals that were answered
+	rounds  int
+	killed  map[string]int
+}
+
+func newKillCampaign(t *testing.T) *killCampaign {
+	t.Helper()
 	r := newRig(t, ststest.ServiceConfig{Issuer: ststest.IssuerConfig{Alg: "ES256"}})
 	r.GitHub.AddRepository("acme", "three")
 	r.GitHub.AddRepository("acme", "four")
 	for _, scope := range crashScopes {
 		r.GitHub.PutPolicy("acme", filepath.Base(scope), "crash", "issuer: "+r.Issuer.URL()+"\nsubject_pattern: repo:acme/app:.*\npermissions: {issues: write}\n")
 	}
-	r.GitHub.SetLatency(2 * time.Millisecond) // so that kills meet mints under way, too
-	l := r.startLoad(8, "crash", crashScopes...)
-	whole := map[string]bool{} // segments that were looked at
-	for range rounds {
-		enough := l.granted() + 1 + rand.IntN(20)
-		r.eventually("more grants", func() bool { return l.granted() >= enough })
-		time.Sleep(time.Duration(rand.IntN(10_000)) * time.Microsecond)
-		if err := r.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.Restart(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		segments := r.segments()
-		for _, segment := range segments[:len(segments)-1] { // the last is being written
-			if !whole[segment] {
-				checkWhole(t, segment)
-				whole[segment] = true
-			}
+	r.GitHub.SetLatency(10 * time.Millisecond) // so that kills meet mints under way, too
+	return &killCampaign{rig: r, load: r.startLoad(8, "crash", crashScopes...), auditor: r.newAuditor(), whole: map[string]bool{}, killed: map[string]int{}}
+}
+
+// round lets some exchanges through, kills, looks, and starts again what was killed.
+func (c *killCampaign) round() {
+	c.t.Helper()
+	enough := c.load.granted() + 1 + rand.IntN(20)
+	c.eventually("more grants", func() bool { return c.load.granted() >= enough })
+	c.auditor.keep()
+	time.Sleep(time.Duration(rand.IntN(10_000)) * time.Microsecond)
+	if rand.IntN(2) == 0 { // then a refusal may be the last that was recorded
+		if x := c.exchange("acme/app", "nobody", c.job(nil)); x.Status == http.StatusForbidden {
+			c.told = append(c.told, x.RequestID)
 		}
 	}
-	l.end()
-	if err := r.Stop(); err != nil {
-		t.Fatal(err)
+	victim := "daemon"
+	switch c.rounds++; c.rounds % 10 {
+	case 5:
+		victim = "signer"
+	case 0:
+		victim = "daemon and signer"
 	}
-	for _, segment := range r.segments() {
-		checkWhole(t, segment)
+	c.killed[victim]++
+	var kill, start []error
+	if strings.Contains(victim, "signer") {
+		kill = append(kill, c.Signer.Kill())
 	}
-	a := r.account()
-	a.checkHeld(t, l)
-	a.checkMinted(t, r.GitHub.Mints())
-	t.Logf("%d kills: %d tokens received, %d exchanges cut off, others refused: %v; %d mints, %d intents, %d of them without an outcome",
-		rounds, l.status[http.StatusOK], len(l.lost), l.refused, a.mints, len(a.intents), a.open)
+	if strings.Contains(victim, "daemon") {
+		kill = append(kill, c.Kill())
+	}
+	if err := errors.Join(kill...); err != nil {
+		c.t.Fatal(err)
+	}
+	var verifying sync.WaitGroup
+	defer verifying.Wait()
+	verifying.Go(func() { c.auditor.verify("after a kill of the " + victim) })
+	if strings.Contains(victim, "signer") {
+		start = append(start, c.Signer.Restart(c.t.Context()))
+	}
+	if strings.Contains(victim, "daemon") {
+		start = append(start, c.Restart(c.t.Context()))
+	}
+	if err := errors.Join(start...); err != nil {
+		c.t.Fatal(err)
+	}
+	segments := c.segments()
+	for _, segment := range segments[:len(segments)-1] { // the last is being written
+		if !c.whole[segment] {
+			checkWhole(c.t, segment)
+			c.whole[segment] = true
+		}
+	}
+	c.auditor.verify("after a restart of the " + victim)
 }
 
 // kills is how often a test kills the daemon: what $OCTO_STS_KILLS says, or a few
@@ -86,6 +154,7 @@ func kills(t *testing.T, few int) int {
 type account struct {
 	intents  map[string]audit.Entry
 	outcomes map[string]audit.Entry
+	denied   map[string]audit.Entry
 	byToken  map[string]audit.Entry // outcomes, by the token's hash
 
 	mints, open int // filled in by checkMinted
@@ -96,7 +165,7 @@ type account struct {
 // intent or of another scope.
 func (r *rig) account() *account {
 	r.t.Helper()
-	a := &account{intents: map[string]audit.Entry{}, outcomes: map[string]audit.Entry{}, byToken: map[string]audit.Entry{}}
+	a := &account{intents: map[string]audit.Entry{}, outcomes: map[string]audit.Entry{}, denied: map[string]audit.Entry{}, byToken: map[string]audit.Entry{}}
 	next := uint64(0)
 	for record, err := range audit.Read(r.AuditDir) {
 		e := record.Entry
@@ -113,6 +182,7 @@ func (r *rig) account() *account {
 				a.byToken[e.TokenSHA256] = e
 			}
 		case e.Kind == audit.Denied:
+			a.denied[e.RequestID] = e
 		default:
 			r.t.Fatalf("entry %d has no place: %s", record.Index, record.Line)
 		}

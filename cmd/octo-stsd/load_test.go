@@ -43,7 +43,7 @@ func (r *rig) startLoad(callers int, identity string, scopes ...string) *load {
 				x, err := r.oneOfLoad(scopes[i%len(scopes)], identity)
 				l.note(x, err)
 				if err != nil {
-					time.Sleep(5 * time.Millisecond) // there is no daemon: another one comes
+					time.Sleep(25 * time.Millisecond) // there is no daemon: another one comes
 				}
 			}
 		})

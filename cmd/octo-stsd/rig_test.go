@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -256,4 +257,27 @@ func exitStatus(err error) int {
 		return e.ExitCode()
 	}
 	return -1
+}
+
+// written is all that a daemon has written: its log, and every file of its own.
+func written(t *testing.T, s *ststest.Service) map[string]string {
+	t.Helper()
+	written := map[string]string{"the log": s.Logs()}
+	for _, dir := range []string{s.AuditDir, filepath.Join(s.Dir, "state")} {
+		err := filepath.WalkDir(dir, func(path string, f fs.DirEntry, err error) error {
+			if err != nil || f.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // the daemon has replaced it meanwhile
+			}
+			written[path] = string(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return written
 }

@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -271,20 +269,7 @@ func (h *hookRig) checkRun(sha string) ststest.CheckRun {
 // of issuers', in the daemon's log and in all its files.
 func (h *hookRig) checkNoSecretIsWritten() {
 	h.t.Helper()
-	written := map[string]string{"the log": h.Logs()}
-	for _, dir := range []string{h.AuditDir, filepath.Join(h.Dir, "state")} {
-		files, err := os.ReadDir(dir)
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		for _, f := range files {
-			text, err := os.ReadFile(filepath.Join(dir, f.Name()))
-			if err != nil {
-				h.t.Fatal(err)
-			}
-			written[f.Name()] = string(text)
-		}
-	}
+	written := written(h.t, h.Service)
 	if len(written) < 3 {
 		h.t.Fatalf("only %d places were looked at", len(written))
 	}
