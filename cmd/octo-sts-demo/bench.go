@@ -65,6 +65,9 @@ func runBench(ctx context.Context, bin string) error {
 	if err := b.measureAll(ctx); err != nil {
 		return err
 	}
+	if err := measureAuditLog(ctx, bin); err != nil {
+		return err
+	}
 	return b.measureDeliveries(ctx)
 }
 

@@ -58,7 +58,9 @@ func runTour(ctx context.Context, bin string, once bool) error {
 	say("OIDC issuer      %s", service.Issuer.URL())
 	say("GitHub stand-in  %s", service.GitHub.URL())
 
-	for _, act := range []func(context.Context) error{t.setScene, t.grant, t.use, t.showGrant, t.refuse, t.reviewPolicy, t.deletePolicy} {
+	for _, act := range []func(context.Context) error{
+		t.setScene, t.grant, t.use, t.showGrant, t.refuse, t.reviewPolicy, t.deletePolicy, t.verifyLog, t.rewriteLog, t.proveEntry,
+	} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -210,6 +212,7 @@ func (t *tour) suggest() {
 		append(t.exchange("job"), "--output", "json"),
 		{"octo-sts", "policy", "lint", filepath.Join(t.dir, identity+".sts.yaml")},
 		{"octo-sts", "audit", "show", "--decision", "denied", t.service.AuditDir},
+		{"octo-sts", "audit", "verify", "--key", t.vkey(), t.service.AuditDir},
 	} {
 		fmt.Printf("    %s\n", strings.Join(append([]string{filepath.Join(t.bin, command[0])}, command[1:]...), " "))
 	}
