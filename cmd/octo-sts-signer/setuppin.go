@@ -80,10 +80,10 @@ func askPIN(ctx context.Context, question string) (string, error) {
 	if err != nil {
 		return "", usageError{fmt.Errorf("there is no terminal to ask for the PIN: set $CREDENTIALS_DIRECTORY, or use --pin-stdin (%w)", err)}
 	}
-	defer terminal.Close()
-	before, err := term.GetState(int(terminal.Fd()))
+	fd := int(terminal.Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
-		return "", fmt.Errorf("asking for the PIN: %w", err)
+		return "", errors.Join(fmt.Errorf("asking for the PIN: %w", err), terminal.Close())
 	}
 	fmt.Fprint(terminal, question)
 	type answer struct {
@@ -92,12 +92,13 @@ func askPIN(ctx context.Context, question string) (string, error) {
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		pin, err := term.ReadPassword(int(terminal.Fd()))
+		pin, err := term.ReadPassword(fd)
 		answered <- answer{pin, err}
 	}()
 	select {
 	case a := <-answered:
 		fmt.Fprintln(terminal)
+		_ = terminal.Close() // nothing was buffered
 		if a.err == nil && len(a.pin) == 0 {
 			a.err = errors.New("an empty PIN")
 		}
@@ -106,7 +107,8 @@ func askPIN(ctx context.Context, question string) (string, error) {
 		}
 		return string(a.pin), nil
 	case <-ctx.Done():
-		_ = term.Restore(int(terminal.Fd()), before)
+		// The terminal stays open: the read that nobody waits for any more would else go on with another file's descriptor.
+		_ = term.Restore(fd, before)
 		return "", fmt.Errorf("asking for the PIN: %w", ctx.Err())
 	}
 }
