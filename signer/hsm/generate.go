@@ -58,7 +58,7 @@ func (t *Token) generate(label string, id []byte) (created []pkcs11.ObjectHandle
 			continue
 		}
 		_, err := t.firstWay(refusals(), func(session pkcs11.SessionHandle, denied []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-			public, private, err := t.module.generateKeyPair(session, c.generation, generatedPublic(label, id, c.params), append(generatedPrivate(label, id), denied...))
+			public, private, err := t.module.generateKeyPair(session, c.generation, generatedPublic(label, id, c.params), append(staysAndSigns(label, id), denied...))
 			created = []pkcs11.ObjectHandle{private, public}
 			return private, err
 		})
@@ -80,18 +80,6 @@ func generatedPublic(label string, id, params []byte) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true),
-	}
-}
-
-func generatedPrivate(label string, id []byte) []*pkcs11.Attribute {
-	return []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
 	}
 }
 

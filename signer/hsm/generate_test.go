@@ -120,7 +120,7 @@ func TestUnfitCheckpointKeysAreRefused(t *testing.T) {
 	token := openToken(t, config)
 	generate := func(label string, mechanism uint, params []byte, change map[uint]any) {
 		t.Helper()
-		private := append(generatedPrivate(label, []byte(label)), refusals()[0]...)
+		private := append(staysAndSigns(label, []byte(label)), refusals()[0]...)
 		for i, attribute := range private {
 			if value, ok := change[attribute.Type]; ok {
 				private[i] = pkcs11.NewAttribute(attribute.Type, value)

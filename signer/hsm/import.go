@@ -172,9 +172,15 @@ func (t *Token) signsAlone(label string) (*Key, error) {
 
 // privateTemplate is what an imported private key is to be, without its value and without refusals.
 func privateTemplate(label string, id []byte) []*pkcs11.Attribute {
-	return []*pkcs11.Attribute{
+	return append([]*pkcs11.Attribute{
 		class(pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA),
+	}, staysAndSigns(label, id)...)
+}
+
+// staysAndSigns is what every private key of ours is told to be, imported or generated.
+func staysAndSigns(label string, id []byte) []*pkcs11.Attribute {
+	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
