@@ -13,7 +13,7 @@ func (s *Service) openPurse(x *exchange) {
 	if x.purse != nil {
 		return
 	}
-	x.purse = &purse{caller: grantKey{subjectKey{x.idToken.Issuer, x.idToken.Subject}, strings.ToLower(x.scope.Owner)}}
+	x.purse = &purse{caller: x.caller()}
 	switch owner := x.purse.caller.owner; {
 	case s.GitHub.KnownOwner(owner) || s.budget.grantedBy(owner):
 		x.purse.account = owner
@@ -22,6 +22,11 @@ func (s *Service) openPurse(x *exchange) {
 	default:
 		x.purse.account = unservedOwners
 	}
+}
+
+// caller is who asks whom, once the ID token was verified.
+func (x *exchange) caller() grantKey {
+	return grantKey{subjectKey{x.idToken.Issuer, x.idToken.Subject}, strings.ToLower(x.scope.Owner)}
 }
 
 // afford makes sure that the caller may have GitHub asked about a policy that it

@@ -28,10 +28,12 @@ const (
 // asked for before is paid for in advance, and given back where it leads to a
 // grant. Whoever was granted something depends on nobody's behaviour but its own.
 type budget struct {
-	perSubject, perOwner float64 // refusals an hour; also the most that can be saved up
-	now                  func() time.Time
+	now func() time.Time
 
-	mu       sync.Mutex // guards what follows
+	mu sync.Mutex // guards what follows
+
+	perSubject, perOwner float64 // refusals an hour; also the most that can be saved up
+
 	subjects *lru.Cache[subjectKey, *bucket]
 	owners   *lru.Cache[string, *bucket]
 	grants   *lru.Cache[grantKey, struct{}]
@@ -79,6 +81,13 @@ func newBudget(perSubject, perOwner int) (*budget, error) {
 	}
 	b.grants, err = lru.New[grantKey, struct{}](trackedGrants)
 	return b, err
+}
+
+// allow sets how many refusals an hour there may be from now on.
+func (b *budget) allow(perSubject, perOwner int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.perSubject, b.perOwner = float64(perSubject), float64(perOwner)
 }
 
 // The accounts of owners of whom nothing is known: neither is an App known to be
@@ -153,11 +162,7 @@ func (b *budget) absent(key lookupKey) { b.policies.Remove(key) }
 func (b *budget) wasFound(key lookupKey) bool { return b.policies.Contains(key) }
 
 // isKnown tells whether the owner granted the caller something.
-func (b *budget) isKnown(p *purse) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.grants.Contains(p.caller)
-}
+func (b *budget) isKnown(caller grantKey) bool { return b.grants.Contains(caller) }
 
 // grantedBy tells whether an owner granted anybody something.
 func (b *budget) grantedBy(owner string) bool {

@@ -37,6 +37,9 @@ func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
 	if err := s.verify(ctx, x); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
+	if err := s.issuerRates.take(x.idToken.Issuer, s.budget.isKnown(x.caller())); err != nil {
+		return nil, s.refuse(ctx, x, err)
+	}
 	if err := s.resolve(ctx, x); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
@@ -79,6 +82,9 @@ func (s *Service) verify(ctx context.Context, x *exchange) error {
 	x.idToken = idToken // set also where one that was seen too often is refused
 	if err == nil {
 		return nil
+	}
+	if hungUp(ctx) {
+		return ended(ctx)
 	}
 	reason := "invalid_token"
 	if e := (*idtoken.Error)(nil); errors.As(err, &e) {
@@ -228,12 +234,12 @@ func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 	case x.purse == nil:
 	case x.intended: // the policy let the caller in
 		s.budget.giveBack(x.purse)
-	case !errors.Is(refusal, ErrDenied) && !hungUp(ctx) && s.budget.isKnown(x.purse):
+	case !errors.Is(refusal, ErrDenied) && !hungUp(ctx) && s.budget.isKnown(x.purse.caller):
 		s.budget.giveBack(x.purse) // it was not the caller's fault
 	case !s.budget.refused(x.purse):
 		refusal = s.tooManyRefusals(refusal)
 	}
-	if x.idToken != nil && refusal.Reason != "audit_unavailable" && refusal.Reason != overBudget {
+	if x.idToken != nil && refusal.Reason != "audit_unavailable" && !isTooMuch(refusal.Reason) {
 		entry := x.outcome(decision, refusal.Error())
 		if !x.intended {
 			entry = x.denied(decision, refusal.Error())
@@ -255,8 +261,8 @@ func (s *Service) observe(x *exchange, decision, reason string, detail error) {
 	}
 	logger, message := s.Logger, "exchange"
 	switch {
-	case reason == overBudget:
-		logger, message = s.unverified, "exchange over budget"
+	case isTooMuch(reason):
+		logger, message = s.unverified, "exchange over a limit"
 	case x.idToken == nil:
 		// Another message, since a logger that drops repetitions counts by message:
 		// many grants are not to hide the refusal that somebody asks about.

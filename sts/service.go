@@ -14,6 +14,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/time/rate"
 
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/githubapp"
@@ -72,6 +74,11 @@ type Config struct {
 	// Ceiling is the operator's last word over every policy.
 	Ceiling trustpolicy.Ceiling
 
+	// PerIssuer is how many ID tokens of one issuer are exchanged a second, and
+	// BurstPerIssuer how many at once. Above 0.
+	PerIssuer      float64
+	BurstPerIssuer int
+
 	// DeniedPerSubject is how many refusals an hour one issuer's subject has, and
 	// DeniedPerOwner how many all subjects together have with one owner who never
 	// granted them anything. Over that, no call to GitHub and no line in the audit
@@ -101,8 +108,9 @@ type Service struct {
 	trustedIssuers *lru.Cache[[sha256.Size]byte, compiled[*trustpolicy.TrustedIssuers]]
 	compiling      sync.Mutex // held by whoever compiles
 
-	budget     *budget      // locks itself
-	askingTook atomic.Int64 // time.Duration: the last look-up at GitHub
+	issuerRates *issuerRates // locks itself
+	budget      *budget      // locks itself
+	askingTook  atomic.Int64 // time.Duration: the last look-up at GitHub
 
 	// unverified logs, at a bounded rate, exchanges whose caller never became
 	// known. All of them are counted.
@@ -133,7 +141,7 @@ type Grant struct {
 // New makes a Service from its parts.
 func New(_ context.Context, c Config) (*Service, error) {
 	if c.Domain == "" || c.PolicyRepository == "" || c.Verifier == nil || c.GitHub == nil || c.Audit == nil || c.Logger == nil ||
-		c.DeniedPerSubject <= 0 || c.DeniedPerOwner <= 0 {
+		c.PerIssuer <= 0 || c.BurstPerIssuer <= 0 || c.DeniedPerSubject <= 0 || c.DeniedPerOwner <= 0 {
 		return nil, errors.New("making the exchange: a part is missing")
 	}
 	policies, err := lru.New[policyKey, compiled[*trustpolicy.TrustPolicy]](compiledPolicies)
@@ -148,8 +156,35 @@ func New(_ context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the budget: %w", err)
 	}
-	return &Service{Config: c, policies: policies, trustedIssuers: trustedIssuers, budget: budget, unverified: sampled(c.Logger)}, nil
+	return &Service{
+		Config: c, policies: policies, trustedIssuers: trustedIssuers, budget: budget, unverified: sampled(c.Logger),
+		issuerRates: &issuerRates{perSecond: rate.Limit(c.PerIssuer), burst: c.BurstPerIssuer},
+	}, nil
 }
+
+// Successor returns a Service with another configuration that knows what s knows:
+// who was refused how often, who was granted something, which policies there are.
+// It changes nothing for s, which goes on as it is, until Begin is called.
+func (s *Service) Successor(ctx context.Context, c Config) (*Service, error) {
+	next, err := New(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	next.budget = s.budget
+	next.askingTook.Store(s.askingTook.Load())
+	if reflect.DeepEqual(c.Permissions, s.Permissions) {
+		next.policies = s.policies
+	}
+	next.trustedIssuers = s.trustedIssuers
+	if c.PerIssuer == s.PerIssuer && c.BurstPerIssuer == s.BurstPerIssuer {
+		next.issuerRates = s.issuerRates
+	}
+	return next, nil
+}
+
+// Begin has the limits of refusals be a Successor's from now on, for the Service
+// before it, too.
+func (s *Service) Begin() { s.budget.allow(s.DeniedPerSubject, s.DeniedPerOwner) }
 
 // Granted tells s of a grant from before it was made: the caller is no stranger
 // to the owner of that scope, and the policy is there.

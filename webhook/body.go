@@ -20,13 +20,14 @@ var (
 	errShortBody = errors.New("the body could not be read")
 )
 
-// read reads all of a client's body, taking room as bytes arrive and not as a
-// header announces them. The caller gives cap(result) back, after an error too.
-func (m *room) read(client string, body io.Reader) ([]byte, error) {
+// read reads all of a body, taking room as bytes arrive and not as a header
+// announces them.
+func (g *reading) read(body io.Reader) ([]byte, error) {
+	defer g.isRead()
 	var buf []byte
 	for {
 		if len(buf) == cap(buf) {
-			grown, err := m.grow(client, buf)
+			grown, err := g.grow(buf)
 			if err != nil {
 				return buf, err
 			}
@@ -39,6 +40,8 @@ func (m *room) read(client string, body io.Reader) ([]byte, error) {
 			return buf, errTooLarge
 		case errors.Is(err, io.EOF):
 			return buf, nil
+		case err != nil && g.gaveWay():
+			return buf, errNoRoom
 		case err != nil:
 			return buf, fmt.Errorf("%w: %w", errShortBody, err)
 		}
@@ -46,14 +49,14 @@ func (m *room) read(client string, body io.Reader) ([]byte, error) {
 }
 
 // grow returns a copy of buf that is twice as long. Both count while both exist.
-func (m *room) grow(client string, buf []byte) ([]byte, error) {
+func (g *reading) grow(buf []byte) ([]byte, error) {
 	size := min(max(firstChunk, 2*cap(buf)), maxBody+1)
-	if !m.take(client, size) {
+	if !g.take(size) {
 		return buf, errNoRoom
 	}
 	// Not append, which would round the size up.
 	grown := make([]byte, len(buf), size)
 	copy(grown, buf)
-	m.give(client, cap(buf))
+	g.give(cap(buf))
 	return grown, nil
 }

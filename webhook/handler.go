@@ -99,13 +99,12 @@ func (r *Receiver) serve(w http.ResponseWriter, req *http.Request) answer {
 		return answer{http.StatusRequestEntityTooLarge, OutcomeTooLarge, "", errTooLarge.Error()}
 	}
 	received := time.Now()
-	client := clientOf(req.RemoteAddr)
-	body, refusal := r.readBody(w, req, client)
-	defer r.room.give(client, cap(body))
+	body, done, refusal := r.readBody(w, req)
+	defer done()
 	if refusal != nil {
 		return *refusal
 	}
-	if !isSigned(r.secrets, body, signature) {
+	if !isSigned(r.settings.Load().secrets, body, signature) {
 		return answer{http.StatusUnauthorized, OutcomeSignature, "",
 			"the signature does not fit the body: the App's webhook secret is not one of those that are configured here"}
 	}
@@ -129,24 +128,25 @@ func mediaType(contentType string) string {
 	return "deliveries must be of type application/json"
 }
 
-// readBody reads the body. Its capacity has to be given back to r.room.
-func (r *Receiver) readBody(w http.ResponseWriter, req *http.Request, client string) ([]byte, *answer) {
-	if !r.room.enter(client) {
-		return nil, &answer{http.StatusServiceUnavailable, OutcomeBusy, "", errNoRoom.Error()}
-	}
-	defer r.room.leave(client)
+// readBody reads the body, which is held until done is called.
+func (r *Receiver) readBody(w http.ResponseWriter, req *http.Request) (body []byte, done func(), refusal *answer) {
 	// A writer that knows no deadlines has none to enforce, as in a test.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
-	body, err := r.room.read(client, req.Body)
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(readTimeout))
+	reading, ok := r.room.open(clientOf(req.RemoteAddr), func() { _ = control.SetReadDeadline(time.Now()) })
+	if !ok {
+		return nil, func() {}, &answer{http.StatusServiceUnavailable, OutcomeBusy, "", errNoRoom.Error()}
+	}
+	body, err := reading.read(req.Body)
 	switch {
 	case errors.Is(err, errTooLarge):
-		return body, &answer{http.StatusRequestEntityTooLarge, OutcomeTooLarge, "", errTooLarge.Error()}
+		return body, reading.close, &answer{http.StatusRequestEntityTooLarge, OutcomeTooLarge, "", errTooLarge.Error()}
 	case errors.Is(err, errNoRoom):
-		return body, &answer{http.StatusServiceUnavailable, OutcomeBusy, "", errNoRoom.Error()}
+		return body, reading.close, &answer{http.StatusServiceUnavailable, OutcomeBusy, "", errNoRoom.Error()}
 	case err != nil:
-		return body, &answer{http.StatusBadRequest, OutcomeUnreadable, "", errShortBody.Error()}
+		return body, reading.close, &answer{http.StatusBadRequest, OutcomeUnreadable, "", errShortBody.Error()}
 	}
-	return body, nil
+	return body, reading.close, nil
 }
 
 // headers reads what GitHub says of the delivery beside its payload. None of it
@@ -162,16 +162,17 @@ func (r *Receiver) headers(h http.Header) (delivery, *answer) {
 	}
 	d := delivery{id: id, event: event}
 	kind, target := h.Get("X-GitHub-Hook-Installation-Target-Type"), h.Get("X-GitHub-Hook-Installation-Target-ID")
+	appIDs := r.settings.Load().appIDs
 	switch {
-	case kind == "" && target == "" && len(r.appIDs) == 1: // a proxy dropped them, perhaps
-		d.appID = r.appIDs[0]
+	case kind == "" && target == "" && len(appIDs) == 1: // a proxy dropped them, perhaps
+		d.appID = appIDs[0]
 		return d, nil
 	case kind != "integration":
 		return delivery{}, &answer{http.StatusBadRequest, OutcomeUnknownApp, event,
 			"this is not the webhook of a GitHub App: X-GitHub-Hook-Installation-Target-Type must be integration"}
 	}
 	d.appID, err = strconv.ParseInt(target, 10, 64)
-	if err != nil || strconv.FormatInt(d.appID, 10) != target || !slices.Contains(r.appIDs, d.appID) {
+	if err != nil || strconv.FormatInt(d.appID, 10) != target || !slices.Contains(appIDs, d.appID) {
 		return delivery{}, &answer{http.StatusNotFound, OutcomeUnknownApp, event, "no such App is configured here"}
 	}
 	return d, nil
@@ -187,7 +188,7 @@ func (r *Receiver) take(d delivery, body []byte) answer {
 		return answer{http.StatusBadRequest, OutcomePayload, d.event, clip(err.Error(), 300)}
 	case e == nil:
 		return answer{http.StatusOK, OutcomeIgnored, d.event, "ignored"}
-	case !slices.ContainsFunc(e.owners, func(owner string) bool { return r.github.Serves(d.appID, owner) }):
+	case !slices.ContainsFunc(e.owners, func(owner string) bool { return r.settings.Load().github.Serves(d.appID, owner) }):
 		return answer{http.StatusOK, OutcomeNotServed, d.event, "ignored: the App does not serve this owner here"}
 	}
 	r.forget(e.forget)
@@ -228,11 +229,11 @@ func (r *Receiver) drop(all []forgetting) {
 	for _, f := range all {
 		switch {
 		case f.files:
-			r.github.ForgetFiles(f.owner, f.repository, f.paths...)
+			r.settings.Load().github.ForgetFiles(f.owner, f.repository, f.paths...)
 		case f.repository != "":
-			r.github.ForgetRepository(f.owner, f.repository)
+			r.settings.Load().github.ForgetRepository(f.owner, f.repository)
 		default:
-			r.github.ForgetInstallation(f.installation, f.owner)
+			r.settings.Load().github.ForgetInstallation(f.installation, f.owner)
 		}
 	}
 }

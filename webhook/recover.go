@@ -51,7 +51,7 @@ type RecoveryStatus struct {
 func (r *Receiver) recoverAll(ctx context.Context) {
 	var errs []error
 	redelivered := 0
-	for _, appID := range r.appIDs {
+	for _, appID := range r.settings.Load().appIDs {
 		n, err := r.recoverApp(ctx, appID, time.Now())
 		redelivered += n
 		if err != nil {
@@ -90,7 +90,7 @@ func (r *Receiver) recoverApp(ctx context.Context, appID int64, now time.Time) (
 	if from := complete.Add(-recoverOverlap); from.After(since) && !complete.After(now) {
 		since = from
 	}
-	attempts, err := r.github.Deliveries(ctx, appID, since)
+	attempts, err := r.settings.Load().github.Deliveries(ctx, appID, since)
 	switch {
 	case errors.Is(err, githubapp.ErrTooLarge): // looking again would show no more
 		r.log.Warn("webhook: GitHub lists too many deliveries; older ones that were missed stay so", zap.Error(err))
@@ -197,7 +197,7 @@ func missed(attempts []githubapp.Delivery) []*missedDelivery {
 // redeliver asks for m again.
 func (r *Receiver) redeliver(ctx context.Context, appID int64, m *missedDelivery, now time.Time) (done bool, err error) {
 	key := deliveryKey{appID, m.id}
-	err = r.github.Redeliver(ctx, appID, m.newest.ID)
+	err = r.settings.Load().github.Redeliver(ctx, appID, m.newest.ID)
 	switch {
 	case errors.Is(err, githubapp.ErrNotFound), errors.Is(err, githubapp.ErrRefused):
 		r.again.Add(key, now.Add(lastSpacing))

@@ -3,6 +3,7 @@ package webhook
 import (
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // What is held of bodies at once, before anything shows that they are GitHub's.
@@ -16,14 +17,19 @@ const (
 	// while it grows.
 	maxClientReading = 32
 	maxClientBodies  = 42 << 20
+	// patience is how long a body may take in any case: GitHub's take less.
+	patience = 250 * time.Millisecond
 )
 
-// room is what bodies may take, for whoever asks first: nobody waits, so that
-// those who send slowly cannot hold up those who do not. The zero value is empty.
+// room is what bodies may take, for whoever asks first: nobody waits. Where it is
+// used up, the body gives way that comes in the slowest, so that those who send
+// nothing keep nobody out, from however many addresses they come. The zero value is
+// empty.
 type room struct {
-	mu      sync.Mutex
-	all     held            // guarded by mu
-	clients map[string]held // guarded by mu: those that hold anything
+	mu       sync.Mutex
+	all      held                  // guarded by mu
+	clients  map[string]held       // guarded by mu: those that hold anything
+	readings map[*reading]struct{} // guarded by mu: whose body is being read
 }
 
 // held is what somebody holds.
@@ -32,52 +38,127 @@ type held struct {
 	bytes   int64
 }
 
-// enter lets a client's body be read; where it says true, leave is to be called.
-func (m *room) enter(client string) bool { return m.hold(client, held{reading: 1}) }
+// reading is one body: while it is read, and then until it is closed.
+type reading struct {
+	room   *room
+	client string
+	began  time.Time
+	stop   func() // has the body's next Read fail, at once
 
-func (m *room) leave(client string) { m.release(client, held{reading: 1}) }
+	held    held // guarded by room.mu
+	dropped bool // guarded by room.mu: it gave way
+}
 
-func (m *room) take(client string, n int) bool { return m.hold(client, held{bytes: int64(n)}) }
-
-func (m *room) give(client string, n int) { m.release(client, held{bytes: int64(n)}) }
-
-// hold adds to what the client holds, unless that were too much.
-func (m *room) hold(client string, more held) bool {
+// open begins to read a body of the client's, unless there are too many. Then
+// read and close are to be called.
+func (m *room) open(client string, stop func()) (*reading, bool) {
+	g := &reading{room: m, client: client, began: time.Now(), stop: stop}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := m.all.plus(more)
-	if all.reading > maxReading || all.bytes > maxBodies {
+	if !m.hold(g, held{reading: 1}) {
+		return nil, false
+	}
+	if m.readings == nil {
+		m.readings = map[*reading]struct{}{}
+	}
+	m.readings[g] = struct{}{}
+	return g, true
+}
+
+// take adds n bytes to what the body takes, unless that were too much.
+func (g *reading) take(n int) bool {
+	g.room.mu.Lock()
+	defer g.room.mu.Unlock()
+	return !g.dropped && g.room.hold(g, held{bytes: int64(n)})
+}
+
+func (g *reading) give(n int) {
+	g.room.mu.Lock()
+	defer g.room.mu.Unlock()
+	if !g.dropped { // otherwise it holds nothing any more
+		g.room.release(g, held{bytes: int64(n)})
+	}
+}
+
+func (g *reading) gaveWay() bool {
+	g.room.mu.Lock()
+	defer g.room.mu.Unlock()
+	return g.dropped
+}
+
+// isRead says that the body has arrived, or will not: nobody waits for it.
+func (g *reading) isRead() {
+	g.room.mu.Lock()
+	defer g.room.mu.Unlock()
+	delete(g.room.readings, g)
+	g.room.release(g, held{reading: g.held.reading})
+}
+
+// close gives back all that is held.
+func (g *reading) close() {
+	g.room.mu.Lock()
+	defer g.room.mu.Unlock()
+	delete(g.room.readings, g)
+	g.room.release(g, g.held)
+}
+
+// hold needs m.mu. It adds to what a body holds, unless that were too much even
+// after others gave way.
+func (m *room) hold(g *reading, more held) bool {
+	if g.client != "" && m.clients[g.client].plus(more).exceeds(held{maxClientReading, maxClientBodies}) {
 		return false
 	}
-	if client != "" {
-		share := m.clients[client].plus(more)
-		if share.reading > maxClientReading || share.bytes > maxClientBodies {
+	for m.all.plus(more).exceeds(held{maxReading, maxBodies}) {
+		if !m.dropSlowest(g) {
 			return false
 		}
+	}
+	m.all, g.held = m.all.plus(more), g.held.plus(more)
+	if g.client != "" {
 		if m.clients == nil {
 			m.clients = map[string]held{}
 		}
-		m.clients[client] = share
+		m.clients[g.client] = m.clients[g.client].plus(more)
 	}
-	m.all = all
 	return true
 }
 
-// release is the opposite of hold.
-func (m *room) release(client string, less held) {
+// dropSlowest needs m.mu. What it finds counts no more, although its memory is
+// only free when its reader has noticed.
+func (m *room) dropSlowest(except *reading) bool {
+	var slowest *reading
+	least, now := 0.0, time.Now()
+	for g := range m.readings {
+		age := now.Sub(g.began)
+		if speed := float64(g.held.bytes) / age.Seconds(); g != except && age > patience && (slowest == nil || speed < least) {
+			slowest, least = g, speed
+		}
+	}
+	if slowest == nil {
+		return false
+	}
+	delete(m.readings, slowest)
+	m.release(slowest, slowest.held)
+	slowest.dropped = true
+	slowest.stop()
+	return true
+}
+
+// release needs m.mu. It is the opposite of hold.
+func (m *room) release(g *reading, less held) {
 	less = held{-less.reading, -less.bytes}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.all = m.all.plus(less)
-	if client == "" {
+	m.all, g.held = m.all.plus(less), g.held.plus(less)
+	if g.client == "" {
 		return
 	}
-	if share := m.clients[client].plus(less); share == (held{}) {
-		delete(m.clients, client)
+	if share := m.clients[g.client].plus(less); share == (held{}) {
+		delete(m.clients, g.client)
 	} else {
-		m.clients[client] = share
+		m.clients[g.client] = share
 	}
 }
+
+func (h held) exceeds(most held) bool { return h.reading > most.reading || h.bytes > most.bytes }
 
 func (h held) plus(other held) held {
 	return held{h.reading + other.reading, h.bytes + other.bytes}

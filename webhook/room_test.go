@@ -86,25 +86,34 @@ func TestStrangersDoNotKeepDeliveriesOut(t *testing.T) {
 }
 
 // Behind a proxy on this machine everybody has one address: all of it is theirs.
-func TestALocalProxyHasNoShare(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:9", "[::1]:9", "@", ""} {
-		t.Run(address, func(t *testing.T) {
+// Nobody who sends nothing keeps it for long, from however many addresses.
+func TestWhoSendsNothingKeepsNobodyOut(t *testing.T) {
+	for name, address := range map[string]func(n int) string{
+		"a proxy":           func(int) string { return "127.0.0.1:9" },
+		"a unix socket":     func(int) string { return "@" },
+		"sixteen addresses": func(n int) string { return fmt.Sprintf("192.0.2.%d:9", n%16) },
+	} {
+		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			var closing []func()
-			for range maxReading {
-				closing = append(closing, r.hanging(address, nil))
+			for n := range maxReading {
+				closing = append(closing, r.hanging(address(n), []byte("{")))
 			}
 			eventually(t, "all of it is taken", func() bool { return r.held().reading == maxReading })
-			for _, other := range []string{address, somebody} {
-				if status := r.from(other, object{}); status != 503 {
-					t.Errorf("too many at once, from %q: %d", other, status)
+			eventually(t, "others come in", func() bool { return r.from(somebody, object{}) == 200 })
+			for range 100 {
+				if status := r.from(somebody, object{}); status != 200 {
+					t.Fatalf("somebody else: %d", status)
 				}
 			}
-			if r.holding() != 0 {
-				t.Errorf("%d clients are counted", r.holding())
+			if n := r.held().reading; n != maxReading-1 {
+				t.Errorf("%d are still read: one gave way for those who came one after the other", n)
 			}
 			for _, closed := range closing {
 				closed()
+			}
+			if r.held() != (held{}) || r.holding() != 0 {
+				t.Errorf("still counted: %+v of %d clients", r.held(), r.holding())
 			}
 		})
 	}
@@ -113,33 +122,61 @@ func TestALocalProxyHasNoShare(t *testing.T) {
 // The bytes of one address are bounded, and the largest body fits in.
 func TestRoomForBytes(t *testing.T) {
 	var m room
-	client := clientOf(stranger)
-	largest := must(m.read(client, io.LimitReader(&endless{}, maxBody)))(t)
-	for m.take(client, 1<<20) {
+	open := func(address string) *reading {
+		g, ok := m.open(clientOf(address), func() {})
+		if !ok {
+			t.Fatal("no room")
+		}
+		return g
 	}
-	if share := m.clients[client].bytes; share > maxClientBodies || share < maxClientBodies-2<<20 {
+	largest := open(stranger)
+	must(largest.read(io.LimitReader(&endless{}, maxBody)))(t)
+	for largest.take(1 << 20) {
+	}
+	if share := m.clients[clientOf(stranger)].bytes; share > maxClientBodies || share < maxClientBodies-2<<20 {
 		t.Errorf("it has %d bytes", share)
 	}
-	more, err := m.read(client, io.LimitReader(&endless{}, 4<<20))
-	if !errors.Is(err, errNoRoom) {
+	more := open(stranger)
+	if _, err := more.read(io.LimitReader(&endless{}, 4<<20)); !errors.Is(err, errNoRoom) {
 		t.Errorf("one body more: %v", err)
 	}
-	m.give(client, cap(more))
-	other := must(m.read(clientOf(somebody), io.LimitReader(&endless{}, 1<<20)))(t)
+	other := open(somebody)
+	must(other.read(io.LimitReader(&endless{}, 1<<20)))(t)
+	local := open("@")
 	for range 100 {
-		if !m.take("", 1<<20) {
+		if !local.take(1 << 20) {
 			break
 		}
 	}
-	if m.take("", 1<<20) || m.all.bytes > maxBodies {
+	if local.take(1<<20) || m.all.bytes > maxBodies {
 		t.Errorf("%d bytes are held", m.all.bytes)
 	}
-	m.give("", int(m.all.bytes-m.clients[client].bytes)-cap(other))
-	m.give(client, int(m.clients[client].bytes)-cap(largest))
-	m.give(client, cap(largest))
-	m.give(clientOf(somebody), cap(other))
-	if m.all != (held{}) || len(m.clients) != 0 {
+	for _, g := range []*reading{largest, more, other, local} {
+		g.close()
+	}
+	if m.all != (held{}) || len(m.clients) != 0 || len(m.readings) != 0 {
 		t.Errorf("still counted: %+v %v", m.all, m.clients)
+	}
+}
+
+// Bytes that nobody goes on with make way for those that come.
+func TestSlowBytesGiveWay(t *testing.T) {
+	var m room
+	stopped := 0
+	slow, _ := m.open("", func() { stopped++ })
+	slow.began = slow.began.Add(-2 * patience)
+	if !slow.take(maxBodies) {
+		t.Fatal("no room")
+	}
+	fast, _ := m.open("", func() { t.Error("the wrong one was stopped") })
+	must(fast.read(io.LimitReader(&endless{}, maxBody)))(t)
+	if slow.take(1) || stopped != 1 || !slow.gaveWay() {
+		t.Errorf("stopped %d times", stopped)
+	}
+	slow.close()
+	fast.close()
+	if m.all != (held{}) || len(m.readings) != 0 {
+		t.Errorf("still counted: %+v", m.all)
 	}
 }
 
@@ -150,17 +187,17 @@ func TestRoomIsSharedByManyAtOnce(t *testing.T) {
 		all.Go(func() {
 			client := clientOf(fmt.Sprintf("192.0.2.%d:1", n%4))
 			for range 200 {
-				if !m.enter(client) {
+				g, ok := m.open(client, func() {})
+				if !ok {
 					continue
 				}
-				body, _ := m.read(client, bytes.NewReader(make([]byte, 40<<10)))
-				m.leave(client)
-				m.give(client, cap(body))
+				_, _ = g.read(bytes.NewReader(make([]byte, 40<<10)))
+				g.close()
 			}
 		})
 	}
 	all.Wait()
-	if m.all != (held{}) || len(m.clients) != 0 {
+	if m.all != (held{}) || len(m.clients) != 0 || len(m.readings) != 0 {
 		t.Errorf("still counted: %+v %v", m.all, m.clients)
 	}
 }

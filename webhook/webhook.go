@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -90,15 +91,11 @@ type Observation struct {
 
 // Receiver is the webhook's endpoint. It is safe for concurrent use.
 type Receiver struct {
-	secrets          [][]byte
-	github           *githubapp.Client
-	audit            *audit.Log
-	auditDirectory   string
-	appIDs           []int64
-	policyRepository string
-	checker          checker
-	log              *zap.Logger
-	observe          func(Observation)
+	settings       atomic.Pointer[settings] // replaced as a whole, never changed
+	audit          *audit.Log
+	auditDirectory string
+	log            *zap.Logger
+	observe        func(Observation)
 
 	store    *store
 	schedule *schedule
@@ -144,21 +141,13 @@ func newReceiver(ctx context.Context, c Config) (*Receiver, error) {
 		return nil, err
 	}
 	r := &Receiver{
-		github:           c.GitHub,
-		audit:            c.Audit,
-		auditDirectory:   c.AuditDirectory,
-		appIDs:           slices.Clone(c.AppIDs),
-		policyRepository: c.PolicyRepository,
-		checker: checker{github: c.GitHub, policyRepository: c.PolicyRepository,
-			permissions: c.Permissions, ceiling: c.Ceiling},
-		log:      c.Logger,
-		observe:  c.Observe,
-		schedule: newSchedule(),
-		noise:    rate.NewLimiter(20, 20),
-		settle:   make(chan struct{}, 1),
-	}
-	for _, secret := range c.Secrets {
-		r.secrets = append(r.secrets, []byte(secret))
+		audit:          c.Audit,
+		auditDirectory: c.AuditDirectory,
+		log:            c.Logger,
+		observe:        c.Observe,
+		schedule:       newSchedule(),
+		noise:          rate.NewLimiter(20, 20),
+		settle:         make(chan struct{}, 1),
 	}
 	if r.log == nil {
 		r.log = zap.NewNop()
@@ -170,13 +159,47 @@ func newReceiver(ctx context.Context, c Config) (*Receiver, error) {
 	r.heads, errs[0] = lru.New[string, struct{}](maxHeads)
 	r.again, errs[1] = lru.New[deliveryKey, time.Time](maxAgain)
 	r.store, errs[2] = newStore(c.State)
-	r.checker.unfinished, errs[3] = newUnfinished()
+	unfinished, err := newUnfinished()
+	errs[3] = err
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
+	r.settings.Store(c.settings(unfinished))
 	return r, r.store.load(ctx, func(seq uint64, i item, size int) {
 		r.schedule.add(newEntry(seq, i, size))
 	})
+}
+
+// settings are the part of a Config that Reload changes.
+type settings struct {
+	secrets [][]byte
+	github  *githubapp.Client
+	appIDs  []int64
+	checker checker
+}
+
+func (c Config) settings(known unfinished) *settings {
+	s := &settings{
+		github: c.GitHub,
+		appIDs: slices.Clone(c.AppIDs),
+		checker: checker{github: c.GitHub, policyRepository: c.PolicyRepository,
+			permissions: c.Permissions, ceiling: c.Ceiling, unfinished: known},
+	}
+	for _, secret := range c.Secrets {
+		s.secrets = append(s.secrets, []byte(secret))
+	}
+	return s
+}
+
+// Reload changes the secrets, the GitHub client, the Apps, the policy repository,
+// the permissions and the ceiling, all at once, for whatever begins from now on.
+// The rest of c has to be what New was given. On an error nothing changes.
+func (r *Receiver) Reload(c Config) error {
+	if err := c.check(); err != nil {
+		return fmt.Errorf("changing the webhook: %w", err)
+	}
+	r.settings.Store(c.settings(r.settings.Load().checker.unfinished))
+	return nil
 }
 
 // check reports everything that is wrong with c.

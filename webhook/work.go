@@ -97,7 +97,8 @@ func (r *Receiver) check(ctx context.Context, tasks []*task) {
 		return
 	}
 	job := *tasks[0].Check
-	inst, err := r.github.StickyInstallation(ctx, job.Owner, job.Repository)
+	with := r.settings.Load()
+	inst, err := with.github.StickyInstallation(ctx, job.Owner, job.Repository)
 	if err != nil {
 		failAll(tasks, err)
 		return
@@ -114,9 +115,9 @@ func (r *Receiver) check(ctx context.Context, tasks []*task) {
 		return
 	}
 	job = merged(mine)
-	v, err := r.checker.check(ctx, inst, job)
+	v, err := with.checker.check(ctx, inst, job)
 	if err == nil && v != nil {
-		err = r.github.ReportCheckRun(ctx, inst, job.Repository, githubapp.CheckRun{
+		err = with.github.ReportCheckRun(ctx, inst, job.Repository, githubapp.CheckRun{
 			Name: checkName, HeadSHA: job.Head, Conclusion: v.conclusion,
 			Title: v.title, Summary: v.summary, Annotations: v.annotations,
 		})
@@ -125,7 +126,7 @@ func (r *Receiver) check(ctx context.Context, tasks []*task) {
 		failAll(mine, err)
 		return
 	}
-	r.checker.unfinished.forget(job)
+	with.checker.unfinished.forget(job)
 	r.heads.Add(mine[0].entry.lane, struct{}{})
 	if v == nil {
 		return

@@ -138,22 +138,25 @@ type Client struct {
 	userAgent    string
 	policyMaxAge time.Duration
 	callTimeout  time.Duration // the constant, but for tests
+	sign         func(ctx context.Context, appID int64) (string, time.Time, error)
 	log          *zap.Logger
 	now          func() time.Time
 
-	apps map[int64]*app
-	pool map[string][]*app // lower-case owner, or AnyOrganization → its Apps, in order
+	// What a Successor has anew; the rest it shares.
+	apps  map[int64]*app
+	pool  map[string][]*app // lower-case owner, or AnyOrganization → its Apps, in order
+	needs Needs
 
 	lookups       *memory[lookupKey, Installation]
 	files         *memory[fileKey, *File]
 	installations *lru.Cache[int64, *installation] // by installation ID
 	owners        *lru.Cache[ownerKey, int64]      // the installation ID found last
-	routes        routes
+	routes        *routes
 
 	slots      chan struct{} // has an element for each call that is under way
 	background chan struct{} // and for each of those that nobody waits for
-	breaker    breaker
-	clock      clock
+	breaker    *breaker
+	clock      *clock
 }
 
 // app is one App: its JWT, and what GitHub allows the App itself.
@@ -162,6 +165,10 @@ type app struct {
 	jwt   appJWTCache
 	quota *quota
 	proof proof
+
+	// What ends its work in the background, and that of asking GitHub about it. Both
+	// belong to whoever calls New, Begin and Retire.
+	stop, stopProving context.CancelFunc
 }
 
 // New returns a Client, and starts getting an App JWT for each App, in the
@@ -183,9 +190,9 @@ func New(ctx context.Context, c Config) (*Client, error) {
 		callTimeout:  callTimeout,
 		log:          c.Logger,
 		now:          c.Now,
-		routes:       routes{db: c.State},
-		apps:         map[int64]*app{},
-		pool:         map[string][]*app{},
+		routes:       &routes{db: c.State},
+		breaker:      &breaker{},
+		clock:        &clock{},
 		lookups:      newMemory(maxLookups, maxAbsentLookups, 1, func(Installation) int { return 0 }, lookupKey.groups),
 		files:        newMemory(maxFiles, maxFiles, maxFileBytes, func(f *File) int { return len(f.Content) }, fileKey.groups),
 	}
@@ -208,9 +215,9 @@ func New(ctx context.Context, c Config) (*Client, error) {
 	if err := client.makeCaches(); err != nil {
 		return nil, fmt.Errorf("setting up the GitHub client: %w", err)
 	}
-	for _, a := range c.Apps {
-		client.addApp(ctx, a, c.Needs, c.AppJWT)
-	}
+	client.sign = c.AppJWT
+	client.serve(c.Apps, c.Needs, nil)
+	client.Begin(ctx, nil)
 	return client, nil
 }
 
@@ -221,21 +228,6 @@ func (c *Client) makeCaches() error {
 	c.owners, errs[1] = lru.New[ownerKey, int64](maxOwners)
 	c.routes.known, errs[2] = lru.New[string, int64](maxOwners)
 	return errors.Join(errs[:]...)
-}
-
-func (c *Client) addApp(ctx context.Context, a App, needs Needs, sign func(context.Context, int64) (string, time.Time, error)) {
-	served := &app{
-		id:    a.ID,
-		jwt:   appJWTCache{appID: a.ID, sign: sign, now: c.now, log: c.log},
-		quota: c.newQuota(fmt.Sprintf("App %d", a.ID)),
-	}
-	c.apps[a.ID] = served
-	for _, owner := range a.Organizations {
-		owner = strings.ToLower(owner)
-		c.pool[owner] = append(c.pool[owner], served)
-	}
-	go served.jwt.keepFresh(ctx)
-	go c.prove(ctx, served, needs)
 }
 
 // newGitHub returns a go-github client. It is cheap: all of them share one

@@ -21,18 +21,28 @@ const (
 	maxHeaderData = 64 << 10 // bytes of an answer's header
 )
 
-// newClient makes the HTTP client for one issuer. It keeps no connections: they would be used every five minutes.
-func newClient(issuer Issuer) (*http.Client, error) {
+// readCA reads what Issuer.CAFile holds; nil where it is empty.
+func readCA(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading CA file: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("reading CA file: no PEM certificate in %s", file)
+	}
+	return pem, nil
+}
+
+// newClient makes the HTTP client for one issuer, which trusts ca alone where that is not nil. It keeps no connections:
+// they would be used every five minutes.
+func newClient(issuer Issuer, ca []byte) *http.Client {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
-	if issuer.CAFile != "" {
-		pem, err := os.ReadFile(issuer.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading CA file: %w", err)
-		}
+	if ca != nil {
 		tlsConfig.RootCAs = x509.NewCertPool()
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("reading CA file: no PEM certificate in %s", issuer.CAFile)
-		}
+		tlsConfig.RootCAs.AppendCertsFromPEM(ca)
 	}
 	transport := func(dialer *net.Dialer, proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 		return &http.Transport{
@@ -56,7 +66,7 @@ func newClient(issuer Issuer) (*http.Client, error) {
 			// own to judge: so no guard here.
 			proxied: transport(&net.Dialer{Timeout: 5 * time.Second}, viaProxy),
 		},
-	}, nil
+	}
 }
 
 // checkRedirect lets a server move things on itself, and nowhere else.

@@ -18,7 +18,7 @@ const (
 	minInterval  = 10 * time.Second // between two attempts at one issuer, whoever asks for them
 	maxBackoff   = 60 * time.Second
 	maxKeySetAge = 15 * time.Minute // since the last success; older keys may have been withdrawn
-	maxWaiters   = 128              // callers that wait for one attempt; those beyond are answered at once
+	maxWaiters   = 128              // callers that wait for one attempt; those beyond are answered at once. All wait for the first one.
 )
 
 // keySource keeps one issuer's keys. Readers take them without a lock; one goroutine (run) fetches. A token with an
@@ -33,6 +33,7 @@ type keySource struct {
 	set     atomic.Pointer[keySet] // nil before the first success
 	kick    chan struct{}          // wakes run for a pending attempt; capacity 1
 	stopped chan struct{}          // closed when run has ended
+	stop    context.CancelFunc     // ends run; it belongs to whoever calls Begin and Retire
 
 	mu          sync.Mutex    // guards everything below
 	pending     chan struct{} // closed when the attempt ends that is under way or about to be; nil: there is none
@@ -85,10 +86,13 @@ func (s *keySource) usable(set *keySet) bool {
 }
 
 // demand has the keys fetched if the last attempt began long enough ago, and waits until that has been tried. If it may
-// not be tried now, or too many are waiting already, it returns at once. The error is the caller's running out of time.
+// not be tried now, or too many are waiting already, it returns at once. Before the first attempt has ended none are too
+// many: it is what everybody waits for who came while the daemon was restarted. The error is the caller's running out of
+// time.
 func (s *keySource) demand(ctx context.Context) error {
 	s.mu.Lock()
-	if !s.begin() || s.waiters >= maxWaiters {
+	first := s.lastErr == nil && s.set.Load() == nil
+	if !s.begin() || !first && s.waiters >= maxWaiters {
 		s.mu.Unlock()
 		return nil
 	}

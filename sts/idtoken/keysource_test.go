@@ -155,6 +155,42 @@ func TestGoodCallersDoNotWaitForAFetch(t *testing.T) {
 	}
 }
 
+// Those who came while the daemon was restarted all wait for the first keys, however many they are.
+func TestFirstTokensAllWait(t *testing.T) {
+	k := newKey(t, "ES256", "k")
+	issuer := newTestIssuer(t, k)
+	release := make(chan struct{})
+	issuer.respond(func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		fmt.Fprint(w, jwks(t, k))
+	})
+	v := newVerifier(t, newClock(), issuer.listed())
+	idToken := k.sign(t, claims(issuer.URL, nil))
+	const callers = 4 * maxWaiters
+	errs := make(chan error, callers)
+	for range callers {
+		go func() {
+			_, err := v.Verify(timeout(t), idToken)
+			errs <- err
+		}()
+	}
+	source := v.issuers[issuer.URL].keys
+	eventually(t, "all wait", func() bool {
+		source.mu.Lock()
+		defer source.mu.Unlock()
+		return source.waiters == callers
+	})
+	close(release)
+	for range callers {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := issuer.fetches.Load(); n != 1 {
+		t.Errorf("the keys were fetched %d times", n)
+	}
+}
+
 func TestStaleKeysAreNotUsed(t *testing.T) {
 	k := newKey(t, "ES256", "k")
 	issuer := newTestIssuer(t, k)

@@ -32,11 +32,11 @@ var (
 // replayGuard counts how often each unexpired token of one issuer was used. It is in memory only; Verifier.Seen fills it
 // again after a restart. Each issuer has its own, so that one issuer's tokens cannot push out another's.
 type replayGuard struct {
-	most     int  // uses of one token
-	capacity int  // tokens remembered
-	forget   bool // when full: drop the token that expires first, instead of refusing the new one
+	capacity int // tokens remembered
 
 	mu       sync.Mutex // guards everything below
+	most     int        // uses of one token
+	forget   bool       // when full: drop the token that expires first, instead of refusing the new one
 	tokens   map[tokenHash]*usedToken
 	byExpiry expiryHeap // the same tokens
 }
@@ -53,11 +53,19 @@ type usedToken struct {
 }
 
 func newReplayGuard(singleUse bool) *replayGuard {
-	g := &replayGuard{most: usesOfOneToken, capacity: maxRememberedTokens, forget: !singleUse, tokens: make(map[tokenHash]*usedToken)}
+	g := &replayGuard{capacity: maxRememberedTokens, tokens: make(map[tokenHash]*usedToken)}
+	g.allow(singleUse)
+	return g
+}
+
+// allow says how often one token may be used from now on. What was counted counts.
+func (g *replayGuard) allow(singleUse bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.most, g.forget = usesOfOneToken, !singleUse
 	if singleUse {
 		g.most = 1
 	}
-	return g
 }
 
 // jtiHash names a token by its jti.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,6 +20,7 @@ type listedIssuer struct {
 	Issuer
 	keys  *keySource
 	guard *replayGuard
+	ca    []byte // what CAFile held
 }
 
 // New checks the configuration and begins to fetch the issuers' keys. That goes on in the background until ctx ends.
@@ -28,6 +28,16 @@ type listedIssuer struct {
 // An issuer that cannot be reached is no error: its tokens are refused until it can be (see Status). A bad URL, one issuer
 // listed twice, and a file that cannot be read are errors, and all of them are reported together.
 func New(ctx context.Context, c Config) (*Verifier, error) {
+	v, err := verifierFor(c, nil)
+	if err != nil {
+		return nil, err
+	}
+	v.Begin(ctx, nil)
+	return v, nil
+}
+
+// verifierFor takes from before, where there is one, what has not changed.
+func verifierFor(c Config, before *Verifier) (*Verifier, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -46,14 +56,14 @@ func New(ctx context.Context, c Config) (*Verifier, error) {
 			problems = append(problems, fmt.Errorf("issuer %q: %w", shorten(issuer.URL), err))
 			continue
 		}
+		if before != nil {
+			l.follow(before.issuers[issuer.URL])
+		}
 		v.issuers[issuer.URL] = l
 		v.order = append(v.order, issuer.URL)
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
-	}
-	for _, l := range v.issuers {
-		go l.keys.run(ctx)
 	}
 	return v, nil
 }
@@ -92,12 +102,11 @@ func newListedIssuer(issuer Issuer, c Config) (*listedIssuer, error) {
 			return nil, fmt.Errorf("jwks_url %q: %w", shorten(issuer.JWKSURL), err)
 		}
 	}
-	var client *http.Client
 	var err error
-	if client, err = newClient(issuer); err != nil {
+	if l.ca, err = readCA(issuer.CAFile); err != nil {
 		return nil, err
 	}
-	source := &remote{issuer: issuer, client: client, now: c.Now}
+	source := &remote{issuer: issuer, client: newClient(issuer, l.ca), now: c.Now}
 	l.keys = newKeySource(source.fetch, maxKeySetAge, c.Now, log)
 	return l, nil
 }

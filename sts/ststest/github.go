@@ -1,6 +1,7 @@
 package ststest
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -35,6 +36,9 @@ const (
 type GitHubConfig struct {
 	// Address to listen on. Default: 127.0.0.1:0, a free port.
 	Address string
+	// Origin is the scheme and host that it says it has, where a reverse proxy
+	// stands before it. Default: the listener's own.
+	Origin string
 	// BasePath before every route: "" as at api.github.com, "/api/v3" as at a
 	// GitHub Enterprise Server.
 	BasePath string
@@ -61,12 +65,13 @@ type GitHubConfig struct {
 // use; those that make fixtures panic where what they are asked for cannot be
 // (an unknown App or owner), since that is a mistake of the test.
 type GitHub struct {
-	config GitHubConfig
-	ca     *authority
-	server *http.Server
-	url    string
-	mux    *http.ServeMux
-	routes []*route // immutable after NewGitHub
+	config  GitHubConfig
+	ca      *authority
+	server  *http.Server
+	url     string
+	address string
+	mux     *http.ServeMux
+	routes  []*route // immutable after NewGitHub
 	// permissions that GitHub knows: name → levels. Immutable.
 	permissions map[string][]string
 
@@ -130,7 +135,8 @@ func NewGitHub(ctx context.Context, c GitHubConfig) (*GitHub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for the fake GitHub: %w", err)
 	}
-	g.url = "https://" + ln.Addr().String() + c.BasePath
+	g.address = ln.Addr().String()
+	g.url = cmp.Or(c.Origin, "https://"+g.address) + c.BasePath
 	g.ctx, g.cancel = context.WithCancel(ctx)
 	g.server = &http.Server{
 		Handler:           g,
@@ -152,6 +158,9 @@ func NewGitHub(ctx context.Context, c GitHubConfig) (*GitHub, error) {
 
 // connKey is the context key of a request's net.Conn.
 type connKey struct{}
+
+// Address is host:port that it listens on.
+func (g *GitHub) Address() string { return g.address }
 
 // URL is the API's address, with BasePath and without a trailing slash: what
 // goes into github.api_url.

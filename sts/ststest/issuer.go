@@ -25,6 +25,9 @@ type IssuerConfig struct {
 	Host string
 	// Path of the issuer's URL, escaped, as "/tenant%20one". Default: none.
 	Path string
+	// Origin is the scheme and host of the issuer's URL where a reverse proxy
+	// stands before Address. Default: the listener's own.
+	Origin string
 	// Alg that tokens are signed with. Default: RS256. See NewKey for the list.
 	Alg string
 	// Audience of tokens whose claims name none. Default: no aud claim.
@@ -36,11 +39,12 @@ type IssuerConfig struct {
 // Issuer is an OIDC issuer: OpenID Connect Discovery 1.0, a JSON Web Key Set
 // (RFC 7517), and signed ID tokens. Its methods are safe for concurrent use.
 type Issuer struct {
-	config IssuerConfig
-	ca     *authority // nil without TLS
-	server *http.Server
-	base   string // scheme and address
-	cert   atomic.Pointer[tls.Certificate]
+	config  IssuerConfig
+	ca      *authority // nil without TLS
+	server  *http.Server
+	base    string // scheme and address
+	address string
+	cert    atomic.Pointer[tls.Certificate]
 
 	accepted atomic.Int64 // connections
 
@@ -104,6 +108,10 @@ func NewIssuer(ctx context.Context, c IssuerConfig) (*Issuer, error) {
 		i.server.SetKeepAlivesEnabled(false)
 		serve = func() error { return i.server.ServeTLS(ln, "", "") }
 	}
+	if c.Origin != "" {
+		i.base = c.Origin
+	}
+	i.address = ln.Addr().String()
 	go func() {
 		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
 			panic(fmt.Sprintf("test issuer stopped serving: %v", err))
@@ -116,6 +124,9 @@ func NewIssuer(ctx context.Context, c IssuerConfig) (*Issuer, error) {
 // URL is the issuer's identifier: what goes into iss and into the list of
 // issuers.
 func (i *Issuer) URL() string { return i.base + i.config.Path }
+
+// Address is host:port that it listens on.
+func (i *Issuer) Address() string { return i.address }
 
 // DiscoveryURL is where the discovery document is.
 func (i *Issuer) DiscoveryURL() string { return i.URL() + "/.well-known/openid-configuration" }

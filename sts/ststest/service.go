@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -39,6 +40,9 @@ type ServiceConfig struct {
 	Wrap []string
 	// Env is added to the daemon's environment, as NAME=value.
 	Env []string
+	// Prepare changes the command that each start of octo-stsd is, as a service
+	// manager does that passes sockets.
+	Prepare func(*exec.Cmd)
 	// Webhook configures a webhook secret (Service.WebhookSecret) and, after each
 	// start, has the fake GitHub deliver every App's events to /webhook.
 	Webhook bool

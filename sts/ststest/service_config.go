@@ -39,7 +39,10 @@ func (s *Service) writeConfig() error {
 		"listen": map[string]any{"https": "127.0.0.1:0", "admin": "127.0.0.1:0"},
 		"tls":    tls,
 		// One client, this process, makes all the requests of a test.
-		"limits":          map[string]any{"per_address": 1_000_000, "burst": 1_000_000, "denied_per_subject": 1_000_000, "denied_per_owner": 1_000_000},
+		"limits": map[string]any{
+			"per_address": 1_000_000, "burst": 1_000_000, "connections_per_address": 4096,
+			"per_issuer": 1_000_000, "burst_per_issuer": 1_000_000, "denied_per_subject": 1_000_000, "denied_per_owner": 1_000_000,
+		},
 		"github":          map[string]any{"api_url": s.GitHub.URL(), "ca_file": gitHubCA, "apps": apps},
 		"issuers":         []any{issuer},
 		"audit":           map[string]any{"directory": s.AuditDir},

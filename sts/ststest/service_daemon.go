@@ -38,6 +38,9 @@ func (s *Service) startDaemon(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = s.logs, s.logs
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopWait
+	if s.config.Prepare != nil {
+		s.config.Prepare(cmd)
+	}
 	s.logs.forget()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("running %s: %w", args[0], err)
