@@ -37,11 +37,16 @@ const dialPause = 5 * time.Millisecond
 // dialSigner connects to the socket. A queue that is full, as somebody else who may connect can make it, is waited for: a unix
 // socket that does not block gives up at once with EAGAIN (connect(2)).
 func dialSigner(ctx context.Context, socket string) (net.Conn, error) {
+	var full error
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if full != nil && errors.Is(err, context.DeadlineExceeded) {
+			return nil, full // which says more than that the time is up
+		}
 		if !errors.Is(err, syscall.EAGAIN) || !sleep(ctx, dialPause) {
 			return conn, err
 		}
+		full = err
 	}
 }
 

@@ -28,7 +28,7 @@ func TestClientWaitsForAPlaceInTheQueue(t *testing.T) {
 	}
 	defer first.Close()
 
-	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := dialSigner(short, socket); !errors.Is(err, unix.EAGAIN) {
 		t.Fatalf("the queue is not full: %v", err)

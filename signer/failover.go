@@ -21,10 +21,12 @@ const (
 	tryTime = 700 * time.Millisecond
 	// reviveTime is how long callers wait for an HSM that has just failed: it is mostly back, with a fresh worker, before.
 	reviveTime = 2 * time.Second
+	// firstOpening is how long after the signer's start they wait for an HSM that has not been open yet.
+	firstOpening = 5 * time.Second
 )
 
 // UseKey lends use the key under label of one HSM after the other, in order of preference, until use returns nil. Where
-// none is left and one failed a moment ago, it waits for that one to come back. Its error is why none would do; it returns
+// none is left and one failed a moment ago, or is about to be opened for the first time, it waits for that one. Its error is why none would do; it returns
 // soon after ctx ends. use may be called several times, and must not keep the key.
 //
 // An App's key has the same public half at each call. The checkpoint key's differs from HSM to HSM.
@@ -109,9 +111,15 @@ func (h *HSMs) next(label string, tried map[*worker]error) (candidate, error) {
 	for _, m := range h.members {
 		// A worker that answered, if only with an error, has done what it can.
 		done := tried[m.worker] != nil && !errors.Is(tried[m.worker], errWorkerGone)
-		c.reviving = c.reviving || !done && m.public[label] != nil && time.Since(m.failed) < reviveTime
+		c.reviving = c.reviving || !done && m.public[label] != nil && time.Since(m.failed) < reviveTime || h.isOpening(m)
 	}
 	return c, h.whyNot(label)
+}
+
+// isOpening says whether m may be open for the first time in a moment: the daemon is started together with the signer, and
+// its callers are there at once. The caller holds h.mu.
+func (h *HSMs) isOpening(m *member) bool {
+	return m.since.IsZero() && time.Since(h.began) < firstOpening
 }
 
 // hsmKey is the key of one HSM, for as long as ctx lasts.

@@ -33,6 +33,7 @@ type HSMs struct {
 	log           *zap.Logger
 	state         string // directory
 	checkpointKey string
+	began         time.Time
 	// start starts the worker of one HSM. The supervisor calls it on a locked thread.
 	start func(index int, setup WorkerSetup) (*worker, error)
 
@@ -87,6 +88,7 @@ func newHSMs(c *Config, log *zap.Logger, start func(int, WorkerSetup) (*worker, 
 		log:           log,
 		state:         c.Checkpoint.StateDirectory,
 		checkpointKey: c.Checkpoint.Key,
+		began:         time.Now(),
 		start:         start,
 		labels:        c.KeyLabels(),
 		active:        -1,

@@ -325,6 +325,28 @@ func TestOneHSMKilled(t *testing.T) {
 	})
 }
 
+// Who asks while the HSM is opened for the first time waits for it, and is told what is wrong where it stays closed.
+func TestFirstOpening(t *testing.T) {
+	testKeys()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		hsms, memory := runHSMs(ctx, 1)
+		memory[0].set(func(m *memoryHSM) { m.closed = "it has not been opened yet" })
+		if _, took, err := sign(hsms, memory, "app-1"); err == nil || !strings.Contains(err.Error(), "it has not been opened yet") || took != signTimeout {
+			t.Errorf("after %v: %v", took, err)
+		}
+		time.AfterFunc(time.Second, func() { memory[0].set(func(m *memoryHSM) { m.closed = "" }) })
+		if by, took, err := sign(hsms, memory, "app-1"); by != 0 || took < time.Second {
+			t.Errorf("by %d after %v: %v", by, took, err)
+		}
+		if _, took, err := sign(hsms, memory, "app-2"); err == nil || took > 0 {
+			t.Errorf("a key that is not there: after %v: %v", took, err)
+		}
+		cancel()
+		hsms.Wait()
+	})
+}
+
 // A worker that ends at once is started again, at most every two seconds.
 func TestBackoff(t *testing.T) {
 	onHSMs(t, 1, func(t *testing.T, hsms *HSMs, memory []*memoryHSM) {

@@ -3,12 +3,14 @@ package signer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/octo-sts/appliance/signer/systemd"
 )
 
 // socketMode lets the socket's owner and group connect. It is a convenience that keeps strangers' connections away; the
@@ -19,21 +21,24 @@ const socketMode = 0o660
 // at path. A socket file that nobody listens on any more, as a killed process leaves it, is replaced; one that answers
 // is an error, and so is a file of another kind. The directory must exist.
 func Listen(path string) (net.Listener, error) {
-	passed, err := activation.Listeners()
+	passed, err := systemd.Sockets()
 	if err != nil {
-		return nil, fmt.Errorf("taking over the socket from the service manager: %w", err)
+		return nil, fmt.Errorf("taking over the socket: %w", err)
 	}
-	switch len(passed) {
+	all := slices.Concat(slices.Collect(maps.Values(passed))...)
+	switch len(all) {
 	case 0:
 		return listenAt(path)
 	case 1:
-		unixListener, ok := passed[0].(*net.UnixListener)
+		unixListener, ok := all[0].(*net.UnixListener)
 		if !ok {
-			return nil, fmt.Errorf("the service manager passed something that is not a listening unix stream socket (%T); check ListenStream= of the socket unit", passed[0])
+			systemd.CloseAll(passed)
+			return nil, fmt.Errorf("the service manager passed %s, which is not a unix socket; check ListenStream= of the socket unit", all[0].Addr())
 		}
 		return unixListener, nil // closing it leaves the file, which is the service manager's
 	}
-	return nil, fmt.Errorf("the service manager passed %d sockets, expected one", len(passed))
+	systemd.CloseAll(passed)
+	return nil, fmt.Errorf("the service manager passed %d sockets, expected one", len(all))
 }
 
 func listenAt(path string) (net.Listener, error) {

@@ -22,8 +22,9 @@ type Appliance struct {
 	Domain         string
 	GitHub         GitHub
 	CAFile         string // PEM roots of a GitHub Enterprise Server; "": the system's
-	TLSCertificate string // PEM files; both empty: a proxy on this machine ends TLS
+	TLSCertificate string // PEM files; both empty: a certificate authority's, over ACME
 	TLSKey         string
+	BehindProxy    bool   // a proxy on this machine ends TLS
 	WebhookSecret  string // name of the credential; "": no webhook
 	DaemonUser     string // whom the signer lets connect: a name, or a numeric user ID
 	HSMs           []signer.HSMConfig

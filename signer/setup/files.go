@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // File is one that is going to be written.
@@ -19,7 +20,7 @@ type File struct {
 }
 
 // Check makes sure that WriteFile can succeed: the directory is there, or can be made, and takes files, and the name is
-// free or may be replaced.
+// free, or that of a file that may be replaced or holds nothing but comments, as packages install it.
 func (f File) Check() error {
 	directory := filepath.Dir(f.Path)
 	if err := os.MkdirAll(directory, 0o755); err != nil {
@@ -29,7 +30,7 @@ func (f File) Check() error {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return fmt.Errorf("%s cannot be written: %w", f.Path, err)
-	case !f.Replace:
+	case !f.Replace && !onlyComments(f.Path):
 		return fmt.Errorf("%s is there already: move it away, or have it replaced with --overwrite; nothing is merged", f.Path)
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%s cannot be replaced: it is not a file", f.Path)
@@ -43,6 +44,20 @@ func (f File) Check() error {
 		return fmt.Errorf("%s cannot be written: %w", f.Path, err)
 	}
 	return nil
+}
+
+// onlyComments says whether a file of YAML holds nothing but comments and blank lines.
+func onlyComments(path string) bool {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			return false
+		}
+	}
+	return true
 }
 
 // give sets the mode and the group.
@@ -87,7 +102,7 @@ func WriteFile(f File, data []byte) (err error) {
 			return err
 		}
 	}
-	if f.Replace {
+	if f.Replace || onlyComments(f.Path) {
 		err = os.Rename(temporary.Name(), f.Path)
 	} else if err = os.Link(temporary.Name(), f.Path); err == nil { // unlike a rename, it replaces nothing
 		err = os.Remove(temporary.Name())
