@@ -94,7 +94,7 @@ func retireKey(ctx context.Context, flags *keyFlags, options retireOptions, stdi
 // reloadWithout makes sure that the running signer does not sign with the key any more. Where it does not tell, it may: a
 // reload that it refuses leaves everything as it was.
 func reloadWithout(ctx context.Context, socket, label string, confirmed func(question string) error) error {
-	err := signalSigner(socket)
+	err := signalSigner(ctx, socket)
 	if err == nil {
 		err = awaitSigner(ctx, socket, func(status signer.Status) bool {
 			return !slices.ContainsFunc(status.HSMs, func(h signer.HSMStatus) bool {

@@ -141,7 +141,7 @@ func datedLabel(config *signer.Config, appID int64, labels map[string]hsm.KeyInf
 
 // reloadForKey has the running signer take the key up, and says how to go on.
 func reloadForKey(ctx context.Context, socket string, app signer.AppConfig, label, fingerprint string, stdout io.Writer) error {
-	err := signalSigner(socket)
+	err := signalSigner(ctx, socket)
 	if err == nil {
 		err = awaitSigner(ctx, socket, func(status signer.Status) bool {
 			return slices.ContainsFunc(status.Apps, func(a signer.AppStatus) bool {

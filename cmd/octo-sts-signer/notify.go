@@ -7,11 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"github.com/octo-sts/appliance/signer"
+	"github.com/octo-sts/appliance/signer/systemd"
 )
 
 // statusEvery is how often the service manager is told the signer's state, where that has changed.
@@ -19,52 +18,43 @@ const statusEvery = 5 * time.Second
 
 // manager tells the service manager how the signer is (sd_notify(3)). Where there is none, it does nothing.
 type manager struct {
-	log *zap.Logger
+	*systemd.Notifier
 
 	mu      sync.Mutex
 	problem string // why the last reload changed nothing; guarded by mu
-	told    string // the last status; guarded by mu
 }
 
-func newManager(log *zap.Logger) *manager { return &manager{log: log} }
+func newManager(log *zap.Logger) *manager { return &manager{Notifier: systemd.NewNotifier(log)} }
 
 // run says that the signer is ready, then what its status is, and that it is alive as often as the service manager asks
 // for (WatchdogSec=), until ctx ends and it says that the signer is stopping. The watchdog is for this process: it watches over its workers itself.
 func (m *manager) run(ctx context.Context, status func() signer.Status) {
-	m.notify(daemon.SdNotifyReady)
+	m.Ready()
 	every := statusEvery
-	watchdog, err := daemon.SdWatchdogEnabled(false)
-	if err != nil {
-		m.log.Warn("the service manager's watchdog is not served", zap.Error(err))
-	}
+	watchdog := m.Watchdog()
 	if watchdog > 0 {
 		every = min(every, watchdog/3)
 	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		m.tell(status())
+		m.Status(statusLine(status(), m.lastProblem()))
 		if watchdog > 0 {
-			m.notify(daemon.SdNotifyWatchdog)
+			m.Alive()
 		}
 		select {
 		case <-ctx.Done():
-			m.notify(daemon.SdNotifyStopping)
+			m.Stopping()
 			return
 		case <-ticker.C:
 		}
 	}
 }
 
-// tell sends the status as one line, where it is another than before.
-func (m *manager) tell(s signer.Status) {
+func (m *manager) lastProblem() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	line := "STATUS=" + statusLine(s, m.problem)
-	if line != m.told {
-		m.told = line
-		m.notify(line)
-	}
+	return m.problem
 }
 
 func statusLine(s signer.Status, problem string) string {
@@ -87,18 +77,10 @@ func statusLine(s signer.Status, problem string) string {
 	if problem != "" {
 		parts = append(parts, "the configuration on disk is not in force: "+problem)
 	}
-	return strings.ReplaceAll(strings.Join(parts, "; "), "\n", ", ")
+	return strings.Join(parts, "; ")
 }
 
-// reloading says so in the form that Type=notify-reload wants (systemd.service(5)): with the monotonic time.
-func (m *manager) reloading() {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		m.log.Warn("reading the monotonic clock failed", zap.Error(err))
-	}
-	m.notify(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
-}
-
+// reloaded ends what Reloading began.
 func (m *manager) reloaded(err error) {
 	m.mu.Lock()
 	m.problem = ""
@@ -106,11 +88,5 @@ func (m *manager) reloaded(err error) {
 		m.problem = err.Error()
 	}
 	m.mu.Unlock()
-	m.notify(daemon.SdNotifyReady)
-}
-
-func (m *manager) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		m.log.Warn("telling the service manager failed", zap.Error(err))
-	}
+	m.Ready()
 }

@@ -38,7 +38,7 @@ func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) {
 			return
 		case <-hangups:
 		}
-		r.manager.reloading()
+		r.manager.Reloading()
 		err := r.takeUp(ctx)
 		if err != nil {
 			r.log.Error("the configuration is not taken up, the one before stays in force", zap.Error(err))

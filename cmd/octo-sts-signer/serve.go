@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -45,6 +46,9 @@ have an App's key, which signs, make way for one that no HSM can sign with.`,
 
 // serve makes everything that can fail for the operator's mistake fail before any PIN is tried.
 func serve(ctx context.Context, path string, logs io.Writer) error {
+	// A panic, or the service manager's SIGABRT, would end the process with status 2, which says that the configuration is
+	// wrong and no restart will help. Not by GOTRACEBACK: workers inherit that, and their registers may hold a piece of the PIN.
+	debug.SetTraceback("crash")
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // from now on it does not end the process
 	defer signal.Stop(hangups)

@@ -26,6 +26,7 @@ type setupOptions struct {
 	caFile         string
 	tlsCertificate string
 	tlsKey         string
+	behindProxy    bool
 	daemonUser     string
 	signerUser     string
 	configDir      string
@@ -53,7 +54,8 @@ files are written, and the App is proven with GET /app, signed in each HSM.
 
 Everything that can fail is tried before the App is made: the PIN, an import into
 each HSM and its removal, the encryption of credentials, the directories. It makes the
-checkpoint key as well. Nothing that is there is overwritten, unless --overwrite.
+checkpoint key as well. Nothing that is there is overwritten, unless --overwrite; but configuration
+files that hold nothing but comments, as packages install them, are.
 
 The PIN of each HSM is read from $CREDENTIALS_DIRECTORY (hsm-pin, hsm-pin-2, …) where
 that is set; otherwise it is asked for, or read with --pin-stdin, one line for each
@@ -69,8 +71,9 @@ HSM, and kept as an encrypted credential.`,
 	f.StringVar(&o.gitHubURL, "github-url", "https://github.com", "`URL` of GitHub's pages; of a GitHub Enterprise Server https://HOST")
 	f.StringVar(&o.apiURL, "api-url", "", "base `URL` of GitHub's API (default: follows from --github-url)")
 	f.StringVar(&o.caFile, "ca-file", "", "trust only the certificate authorities in this PEM `FILE` for GitHub (default: the system's)")
-	f.StringVar(&o.tlsCertificate, "tls-certificate", "", "PEM `FILE` of the daemon's certificate (default: a proxy on this machine ends TLS)")
+	f.StringVar(&o.tlsCertificate, "tls-certificate", "", "PEM `FILE` of the daemon's certificate (default: from Let's Encrypt, over ACME)")
 	f.StringVar(&o.tlsKey, "tls-key", "", "PEM `FILE` of the certificate's key")
+	f.BoolVar(&o.behindProxy, "behind-proxy", false, "a proxy on this machine ends TLS: the daemon serves 127.0.0.1:8443 without it")
 	f.StringVar(&o.daemonUser, "daemon-user", "octo-sts", "`USER` that octo-stsd runs as: name or numeric ID")
 	f.StringVar(&o.signerUser, "signer-user", "octo-sts-signer", "`USER` that octo-sts-signer runs as: name or numeric ID")
 	f.StringVar(&o.configDir, "config-dir", "/etc/octo-sts", "`DIRECTORY` for octo-stsd.yaml and signer.yaml")

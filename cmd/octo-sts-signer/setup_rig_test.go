@@ -93,6 +93,7 @@ type running struct {
 	*setupRig
 	cmd    *exec.Cmd
 	output *syncBuffer
+	shown  chan struct{} // on a terminal: closed when output has all of it
 }
 
 // syncBuffer is a buffer that is read while a process writes it.
@@ -179,6 +180,9 @@ func (x *running) agree(changes map[string]string) {
 func (x *running) end() (status int, said string) {
 	x.t.Helper()
 	_ = x.cmd.Wait()
+	if x.shown != nil {
+		<-x.shown
+	}
 	return x.cmd.ProcessState.ExitCode(), x.output.String()
 }
 

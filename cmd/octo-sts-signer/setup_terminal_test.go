@@ -44,7 +44,9 @@ func (r *setupRig) terminal(screen *syncBuffer) (keyboard *os.File, x *running) 
 	if err := x.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
+	x.shown = make(chan struct{})
 	go func() {
+		defer close(x.shown)
 		buffer := make([]byte, 4096)
 		for {
 			n, err := keyboard.Read(buffer)

@@ -174,19 +174,15 @@ func (s *setupRun) writeConfigs(stdout io.Writer) []error {
 func quoted(text string) string { return fmt.Sprintf("%q", text) }
 
 func (s *setupRun) sayWhatIsNext(app *setup.App, stdout io.Writer) error {
-	var pins strings.Builder
-	for _, h := range s.config.HSMs {
-		fmt.Fprintf(&pins, "       LoadCredentialEncrypted=%s:%s\n", h.PINCredential, s.credentials.Path(h.PINCredential))
-	}
+	before := ""
 	if !s.asked {
-		pins.Reset()
-		for _, h := range s.config.HSMs {
-			fmt.Fprintf(&pins, "       LoadCredential… for %s, as you keep it\n", h.PINCredential)
-		}
+		before = "     The PINs came from $CREDENTIALS_DIRECTORY: see that octo-sts-signer.service gets them under the same names.\n"
 	}
-	webhook := ""
-	if s.appliance.WebhookSecret != "" {
-		webhook = fmt.Sprintf("     and of octo-stsd (systemctl edit octo-stsd):\n       [Service]\n       LoadCredentialEncrypted=%s:%s\n", webhookCredential, s.credentials.Path(webhookCredential))
+	if s.options.behindProxy {
+		before += `     Have the socket listen for the proxy, and nobody on port 80:
+       install -D -m 644 /usr/share/octo-sts/drop-ins/octo-stsd.socket.d/behind-proxy.conf /etc/systemd/system/octo-stsd.socket.d/behind-proxy.conf
+       systemctl mask octo-stsd-http.socket
+`
 	}
 	_, err := fmt.Fprintf(stdout, `
 Done. Compare the fingerprint with the one under "Private keys" on the App's settings page. What is left:
@@ -194,11 +190,9 @@ Done. Compare the fingerprint with the one under "Private keys" on the App's set
   1. Look through both configuration files, the issuers above all, and check them:
        octo-stsd check-config --config %s
        octo-sts-signer check-config --config %s
-  2. Give the credentials to the unit of octo-sts-signer (systemctl edit octo-sts-signer):
-       [Service]
-%s%s  3. systemctl enable --now octo-sts-signer octo-stsd
-  4. Install the App: %s
-  5. Write the first trust policy, .github/chainguard/NAME.sts.yaml in a repository; octo-sts policy lint checks it.
-`, s.daemonFile.Path, s.signerFile.Path, pins.String(), webhook, quoted(app.InstallURL()))
+%s  2. systemctl enable --now octo-sts.target
+  3. Install the App: %s
+  4. Write the first trust policy, .github/chainguard/NAME.sts.yaml in a repository; octo-sts policy lint checks it.
+`, s.daemonFile.Path, s.signerFile.Path, before, quoted(app.InstallURL()))
 	return err
 }

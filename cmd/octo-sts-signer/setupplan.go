@@ -64,7 +64,7 @@ func planSetup(ctx context.Context, o setupOptions) (*setupRun, error) {
 		return nil, usageError{err}
 	}
 	s.appliance = setup.Appliance{
-		Domain: o.domain, GitHub: gitHub, CAFile: o.caFile, TLSCertificate: o.tlsCertificate, TLSKey: o.tlsKey,
+		Domain: o.domain, GitHub: gitHub, CAFile: o.caFile, TLSCertificate: o.tlsCertificate, TLSKey: o.tlsKey, BehindProxy: o.behindProxy,
 		DaemonUser: o.daemonUser, HSMs: hsms, CheckpointKey: checkpointLabel, StateDirectory: o.stateDir, Written: time.Now(),
 	}
 	if err := s.checkDirectories(); err != nil {
@@ -107,6 +107,9 @@ func parseHSMs(flags []string) ([]signer.HSMConfig, error) {
 func checkTLSFiles(o setupOptions) error {
 	if (o.tlsCertificate == "") != (o.tlsKey == "") {
 		return errors.New("--tls-certificate and --tls-key go together")
+	}
+	if o.behindProxy && o.tlsKey != "" {
+		return errors.New("--behind-proxy and --tls-certificate exclude each other: where a proxy ends TLS, the daemon has no certificate")
 	}
 	for _, path := range []string{o.tlsCertificate, o.tlsKey, o.caFile} {
 		if path == "" {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os/exec"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +23,12 @@ const (
 // errNoSigner means that nobody listens at the signer's socket.
 var errNoSigner = errors.New("no signer is running: the configuration counts from its next start")
 
-// errActivated means that the service manager made the socket, so that the socket does not tell which process serves it.
-var errActivated = errors.New("the signer's socket belongs to the service manager; have the signer reload: systemctl reload octo-sts-signer")
+// signerUnit is the unit whose socket the service manager makes.
+const signerUnit = "octo-sts-signer.service"
+
+// errActivated means that the service manager made the socket, so that the socket does not tell which process serves it,
+// and that it does not have the unit reload for this user.
+var errActivated = errors.New("have the signer reload: systemctl reload " + signerUnit)
 
 // errCannotTell means that the running signer was told to reload and does not say to this user whether it has.
 var errCannotTell = errors.New("the running signer was told to reload; whether it has, this user may not ask it, since it is not among its allow_users: look for \"configuration taken up\" in its log")
@@ -32,9 +38,9 @@ func onlySaid(err error) bool {
 	return errors.Is(err, errNoSigner) || errors.Is(err, errActivated) || errors.Is(err, errCannotTell)
 }
 
-// signalSigner sends SIGHUP to whoever listens at the socket: the kernel says who that is (SO_PEERCRED), so there is no
-// file with a process ID that could be out of date.
-func signalSigner(socket string) error {
+// signalSigner has whoever listens at the socket reload. The kernel says who that is (SO_PEERCRED), so there is no file
+// with a process ID that could be out of date; where it is the service manager, that knows.
+func signalSigner(ctx context.Context, socket string) error {
 	connection, err := net.Dial("unix", socket)
 	if err != nil {
 		return fmt.Errorf("%w (%w)", errNoSigner, err)
@@ -51,10 +57,19 @@ func signalSigner(socket string) error {
 		return fmt.Errorf("finding the running signer: %w", err)
 	}
 	if peer.Pid <= 1 {
-		return errActivated
+		return reloadUnit(ctx)
 	}
 	if err := unix.Kill(int(peer.Pid), unix.SIGHUP); err != nil {
 		return fmt.Errorf("telling the running signer (process %d) to reload: %w; do it yourself: kill -HUP %[1]d", peer.Pid, err)
+	}
+	return nil
+}
+
+func reloadUnit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadWait)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "systemctl", "--no-ask-password", "reload", signerUnit).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w (%w: %s)", errActivated, err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

@@ -39,19 +39,22 @@ func eachToken(ctx context.Context, config *signer.Config, pins []string, f func
 	return nil
 }
 
+// withTokenOf does it for one HSM, as the signer's user where this process is root's.
 func withTokenOf(ctx context.Context, config *signer.Config, h signer.HSMConfig, pin string, f func(token *hsm.Token) error) error {
-	token, err := hsm.Open(ctx, hsm.TokenConfig{
-		Module:      h.Module,
-		TokenLabel:  h.TokenLabel,
-		TokenSerial: h.TokenSerial,
-		Slot:        h.Slot,
-		URI:         h.URI,
-		PIN:         pin,
-		Latch:       signer.NewPINLatch(config.Checkpoint.StateDirectory, h.LatchName()),
-		MaxSessions: h.MaxSessions,
+	return asSigner(config.Checkpoint.StateDirectory, func() error {
+		token, err := hsm.Open(ctx, hsm.TokenConfig{
+			Module:      h.Module,
+			TokenLabel:  h.TokenLabel,
+			TokenSerial: h.TokenSerial,
+			Slot:        h.Slot,
+			URI:         h.URI,
+			PIN:         pin,
+			Latch:       signer.NewPINLatch(config.Checkpoint.StateDirectory, h.LatchName()),
+			MaxSessions: h.MaxSessions,
+		})
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(token), token.Close())
 	})
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(token), token.Close())
 }

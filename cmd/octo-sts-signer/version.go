@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"fmt"
 	"runtime/debug"
 
@@ -13,7 +14,11 @@ func newVersionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "octo-sts-signer", buildVersion())
+			line := "octo-sts-signer " + buildVersion()
+			if fips140.Enabled() {
+				line += " (FIPS 140-3 module " + fips140.Version() + ")"
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), line)
 			return err
 		},
 	}

@@ -109,7 +109,10 @@ func hsmStatus(t *testing.T, s *signertest.Signer, hsm int) signer.HSMStatus {
 
 func awaitOpen(t *testing.T, s *signertest.Signer, hsm int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("HSM %d open", hsm), func() bool { return hsmStatus(t, s, hsm).Open })
+	eventually(t, fmt.Sprintf("HSM %d open", hsm), func() bool {
+		status, err := s.Status(t.Context())
+		return err == nil && status.HSMs[hsm].Open
+	})
 }
 
 // A worker that is killed, or does not move any more, under load costs no request where there is another HSM, and the
