@@ -8,7 +8,8 @@ import "time"
 // Config is octo-stsd.yaml. It is read strictly: an unknown key, a missing
 // required one or a wrong value is fatal, and all problems are reported at once,
 // with file and line. Time spans are written as 90s, 15m or 24h. Secrets never
-// stand in it.
+// stand in it. On SIGHUP it is read again; needRestart lists the keys that then
+// wait for a restart.
 type Config struct {
 	// Domain is the appliance's public name, sts.example.com: the audience that
 	// an ID token must have where a trust policy names none. Required.
@@ -35,38 +36,89 @@ type Config struct {
 	Signer Signer `json:"signer"`
 
 	// StateDirectory is the daemon's own directory for what must outlive it: the
-	// queue of webhook deliveries, and which App an owner's checks stick to. Default
-	// /var/lib/octo-sts. It must exist and be writable.
+	// queue of webhook deliveries, which App an owner's checks stick to, and with
+	// tls.mode: acme the certificate. Default /var/lib/octo-sts. It must exist and be
+	// writable.
 	StateDirectory string `json:"state_directory"`
+
+	file string // where it was read
 }
 
-// Listen says where to listen: host:port, or unix:/path for a unix socket.
+// Listen says where to listen: host:port, or unix:/path for a unix socket. Where the
+// service manager passes sockets, named https and http, those are served in the
+// place of HTTPS and HTTP, which are then not looked at.
 type Listen struct {
 	// HTTPS serves the exchange over HTTP and gRPC. Default ":443".
 	HTTPS string `json:"https"`
 
-	// HTTP answers every request with a redirect to https://{domain}. Left out,
-	// the port stays closed.
+	// HTTP answers every request with a redirect to https://{domain}, and with
+	// tls.mode: acme what the CA asks there. Left out, the port stays closed.
 	HTTP string `json:"http"`
 
 	// Admin serves /healthz, /readyz and /metrics, in the clear: keep it on
-	// loopback. Default "127.0.0.1:9464".
+	// loopback. Of more than 256 connections the oldest give way. Default
+	// "127.0.0.1:9464".
 	Admin string `json:"admin"`
+
+	// Proxies are the networks (CIDR) of the proxies in front of us, and `unix` for
+	// one that comes over a unix socket. From them alone X-Forwarded-For counts: the
+	// rightmost address in it that is none of theirs is the caller's, in the limits,
+	// the audit log and the logs. Their connections count in limits.connections alone,
+	// and requests that they send for nobody as their own. Forwarded (RFC 7239) is not read. Default: none.
+	Proxies []string `json:"proxies"`
+
+	// ProxyProtocol has each connection from one of Proxies, to https and to http,
+	// begin with a header of the PROXY protocol, version 1 or 2, and takes the
+	// caller's address from there. Whoever else sends one breaks the protocol.
+	// Default false.
+	ProxyProtocol bool `json:"proxy_protocol"`
 }
 
-// TLS says how listen.https is protected.
+// TLS says how listen.https is protected. TLS 1.2 and 1.3 are spoken.
 type TLS struct {
-	// Mode is `files` (a certificate and key on disk) or `off` (no TLS: HTTP/1.1
-	// and h2c, allowed only on a loopback address or a unix socket, for a proxy
-	// on the same machine). Required.
+	// Mode is `acme` (a CA issues the certificate of domain, and renews it), `files`
+	// (a certificate and key on disk) or `off` (no TLS: HTTP/1.1 and h2c, allowed only
+	// on a loopback address or a unix socket, for a proxy on the same machine).
+	// Required.
 	Mode string `json:"mode"`
 
+	ACME  TLSACME  `json:"acme"`
 	Files TLSFiles `json:"files"`
 }
 
+// TLSACME names the CA that issues the certificate, over ACME (RFC 8555). It has to
+// reach domain's port 443 (the challenge TLS-ALPN-01) or, where listen.http is set,
+// port 80 (HTTP-01). Using a CA means to agree to its terms of service. The
+// certificate, its key and the account are kept in state_directory/acme.
+type TLSACME struct {
+	// Directory is the CA's ACME directory. Default Let's Encrypt's,
+	// https://acme-v02.api.letsencrypt.org/directory.
+	Directory string `json:"directory"`
+
+	// Email is where the CA writes to, if it does. Left out: the account has none.
+	Email string `json:"email"`
+
+	// Roots is a file of PEM roots to trust for Directory instead of the system's.
+	Roots string `json:"roots"`
+
+	// EAB binds the ACME account to one that the CA knows already. Left out: the CA
+	// asks for none.
+	EAB EAB `json:"eab"`
+}
+
+// EAB is an external account binding (RFC 8555, section 7.3.4).
+type EAB struct {
+	// KeyID is the CA's name for the key.
+	KeyID string `json:"key_id"`
+
+	// HMACCredential is the name of a credential, a file in $CREDENTIALS_DIRECTORY,
+	// that holds the key as the CA shows it, in base64url.
+	HMACCredential string `json:"hmac_credential"`
+}
+
 // TLSFiles names PEM files. They are looked at every two seconds and on SIGHUP,
-// and taken up when they changed; a pair that does not fit together is logged and
-// the old one stays in use.
+// and taken up when they changed. A pair that does not fit together or is not valid
+// now is logged, and the old one stays in use.
 type TLSFiles struct {
 	Certificate string `json:"certificate"` // the server's certificate, then its intermediates
 	Key         string `json:"key"`
@@ -79,11 +131,30 @@ type Limits struct {
 	// 503, Retry-After.
 	Concurrent int `json:"concurrent"`
 
+	// Connections is how many connections may be open. Default 4096: with TLS, some
+	// 50 KiB each. Over it, one gives way that has no exchange under way: one of the
+	// address that has the most, where that is more than a quarter of
+	// ConnectionsPerAddress.
+	Connections int `json:"connections"`
+
+	// ConnectionsPerAddress is how many of them one client address may have, for IPv6
+	// one /64. Default 1024, as many as come at once from a company's CI after a
+	// restart. Over it, its own gives way that was unused for longest.
+	ConnectionsPerAddress int `json:"connections_per_address"`
+
 	// PerAddress is how many requests a second one client address may make, and
-	// Burst how many at once. Default 200 and 1000: a company's CI often comes
-	// from one address. Over it: 429, Retry-After.
+	// Burst how many at once; for IPv6, one /64. Default 200 and 1000: a company's CI
+	// often comes from one address. Over it: 429, Retry-After. Twice as
+	// many connections may it open; over that, they are closed before TLS.
 	PerAddress float64 `json:"per_address"`
 	Burst      int     `json:"burst"`
+
+	// PerIssuer is how many ID tokens of one issuer a second are exchanged, counted
+	// once their signatures were verified, and BurstPerIssuer how many at once: those
+	// of subjects whom the owner granted something lately, and as many of strangers.
+	// Default 1000 and 5000. Over it: 429, Retry-After, and no line in the audit log.
+	PerIssuer      float64 `json:"per_issuer"`
+	BurstPerIssuer int     `json:"burst_per_issuer"`
 
 	// DeniedPerSubject is how many denials an hour one subject of an issuer may
 	// have, and DeniedPerOwner how many all subjects together may have at one owner

@@ -3,28 +3,28 @@ package appliance
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"net/http"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/octo-sts/appliance/signer"
-	"github.com/octo-sts/appliance/sts"
+	"github.com/octo-sts/appliance/signer/systemd"
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/webhook"
 )
 
-// shutdownGrace is how long exchanges under way get to finish.
-const shutdownGrace = sts.MaxDuration + 5*time.Second
+// For how long the service manager is told that a start or a stop goes on. A large
+// audit log that is not whole takes minutes to be read; a stop has limits of its own
+// for everything but the disk.
+const (
+	startLimit = time.Hour
+	stopLimit  = shutdownGrace + time.Minute
+)
 
 // What an exchange allocates is short-lived, and what lasts is a few megabytes:
 // collecting at every doubling of so little would be a tenth of all the work. So
@@ -37,102 +37,136 @@ const (
 
 // Daemon is octo-stsd, wired and listening.
 type Daemon struct {
-	logger       *zap.Logger
-	state        *bbolt.DB
-	audit        *audit.Log
+	*parts
+	file         string // the configuration's
 	copies       *copies
 	checkpoints  *checkpoints
 	covering     sync.WaitGroup    // Run's part of checkpoints
 	finishCopies func()            // nil before Run
 	webhook      *webhook.Receiver // nil: none is configured
+	edge         *edge
+	generations  *generations
+	sockets      *sockets
 	listeners    []*listener
-	certificates *certificateFiles  // nil with tls.mode: off
-	reload       chan os.Signal     // SIGHUP
-	stop         context.CancelFunc // ends what runs in the background
+	stoppable    []*stoppable
+	certificates certificates // nil with tls.mode: off
+	health       *health
+	notify       *systemd.Notifier
+	reloads      *reloads
+	hangup       <-chan os.Signal
+	checking     sync.Mutex         // held by the watchdog's check
+	background   context.Context    // of what runs until the end
+	stop         context.CancelFunc // ends that
 }
 
 // New opens everything that the configuration names and listens, but serves
 // nothing yet. What it starts in the background outlives ctx and ends with Run:
-// exchanges under way need it to the last.
-func New(ctx context.Context, c *Config, version string, logger *zap.Logger) (_ *Daemon, err error) {
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	d := &Daemon{logger: logger, reload: make(chan os.Signal, 1), stop: stop}
-	signal.Notify(d.reload, syscall.SIGHUP) // caught in any case: it must not end the daemon
+// exchanges under way need it to the last. Each hangup has Run read the
+// configuration's file again.
+func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal, logger *zap.Logger) (_ *Daemon, err error) {
+	d := &Daemon{
+		parts:       &parts{version: version, logger: logger, signer: signer.NewClient(c.Signer.Socket), counts: newMetrics()},
+		file:        c.file,
+		generations: &generations{began: time.Now()},
+		notify:      systemd.NewNotifier(logger),
+		reloads:     &reloads{},
+		hangup:      hangup,
+	}
+	d.background, d.stop = context.WithCancel(context.WithoutCancel(ctx))
+	defer d.notify.Busy("starting", startLimit)()
 	defer func() {
 		if err != nil {
 			d.close()
 		}
 	}()
-	d.audit, err = audit.Open(ctx, audit.Config{Directory: c.Audit.Directory, Origin: c.Audit.Origin, Logger: logger})
+	if err := d.openLog(ctx, c); err != nil {
+		return nil, err
+	}
+	first, err := d.newGeneration(d.background, c)
 	if err != nil {
 		return nil, err
 	}
-	if d.state, err = openState(c.StateDirectory); err != nil {
-		return nil, err
-	}
-	counts := newMetrics()
-	if d.copies, err = newCopies(ctx, c.Audit, d.audit, d.state, logger); err != nil {
-		return nil, err
-	}
-	d.copies.measure(counts)
-	signerClient := signer.NewClient(c.Signer.Socket)
-	if d.checkpoints, err = newCheckpoints(ctx, c.Audit, d.audit, signerClient, d.copies.signed, logger); err != nil {
-		return nil, err
-	}
-	d.checkpoints.measure(counts)
-	verifier, err := newVerifier(background, c, logger)
-	if err != nil {
-		return nil, err
-	}
-	github, err := newGitHub(background, c, d.state, signerClient, version, logger)
-	if err != nil {
-		return nil, err
-	}
-	service, err := newService(ctx, c, verifier, github, d.audit, counts, logger)
-	if err != nil {
-		return nil, err
-	}
-	go recallGrants(background, c, service, logger)
-	exchange, err := newAdmission(c.Limits, counts.shedBy, sts.NewHandler(service))
-	if err != nil {
-		return nil, err
-	}
-	public := &edge{exchange: exchange, shed: counts.shedBy}
+	d.generations.current.Store(first)
+	go recallGrants(d.background, c, first.service, logger)
+	var deliveries http.Handler
 	if len(c.Webhook.Secrets) > 0 {
-		if d.webhook, err = newWebhook(ctx, c, d.state, github, d.audit, counts, logger); err != nil {
+		config, err := d.webhookConfig(c, first.github)
+		if err != nil {
 			return nil, err
 		}
-		public.webhook = d.webhook
+		if d.webhook, err = webhook.New(ctx, config); err != nil {
+			return nil, err
+		}
+		deliveries = d.webhook
 	}
-	return d, d.listen(ctx, c, public, adminHandler(&health{d.audit, d.copies, d.checkpoints, signerClient, github, verifier, d.webhook}, counts))
+	if d.edge, err = newEdge(c, d.counts, d.generations, deliveries); err != nil {
+		return nil, err
+	}
+	if d.certificates, err = newCertificates(c, logger); err != nil {
+		return nil, err
+	}
+	if d.certificates != nil {
+		measureCertificate(d.certificates, d.counts)
+	}
+	d.health = &health{d.certificates, d.audit, d.copies, d.checkpoints, d.signer, d.generations, d.webhook, d.reloads}
+	return d, d.listen(ctx, c)
 }
 
-func (d *Daemon) listen(ctx context.Context, c *Config, public, admin http.Handler) error {
+// openLog opens the audit log and the state, and what follows the log.
+func (d *Daemon) openLog(ctx context.Context, c *Config) (err error) {
+	d.audit, err = audit.Open(ctx, audit.Config{Directory: c.Audit.Directory, Origin: c.Audit.Origin, Logger: d.logger})
+	if err != nil {
+		return explainOwner(err, c.Audit.Directory)
+	}
+	if d.state, err = openState(c.StateDirectory); err != nil {
+		return err
+	}
+	if d.copies, err = newCopies(ctx, c.Audit, d.audit, d.state, d.logger); err != nil {
+		return err
+	}
+	d.copies.measure(d.counts)
+	if d.checkpoints, err = newCheckpoints(ctx, c.Audit, d.audit, d.signer, d.copies.signed, d.logger); err != nil {
+		return err
+	}
+	d.checkpoints.measure(d.counts)
+	return nil
+}
+
+func (d *Daemon) listen(ctx context.Context, c *Config) error {
+	plain := redirectToHTTPS(c.Domain)
 	var publicTLS *tls.Config
-	if c.TLS.Mode == "files" {
-		certificates, err := newCertificateFiles(c.TLS.Files, d.logger)
-		if err != nil {
-			return err
+	var err error
+	if d.sockets, err = openSockets(ctx, c, d.logger); err != nil {
+		return err
+	}
+	if d.certificates != nil {
+		publicTLS = d.certificates.config()
+		if len(d.sockets.byName["http"]) > 0 {
+			plain = d.certificates.challenges(plain)
 		}
-		d.certificates, publicTLS = certificates, certificates.config()
 	}
 	for _, l := range []struct {
-		name, address string
-		handler       http.Handler
-		tls           *tls.Config
+		name    string
+		handler http.Handler
+		tls     *tls.Config
 	}{
-		{"https", c.Listen.HTTPS, public, publicTLS},
-		{"http", c.Listen.HTTP, redirectToHTTPS(c.Domain), nil},
-		{"admin", c.Listen.Admin, admin, nil},
+		{"https", d.edge, publicTLS},
+		{"http", plain, nil},
+		{"admin", adminHandler(d.health, d.counts), nil},
 	} {
-		if l.address == "" {
+		if nets := d.sockets.byName[l.name]; len(nets) > 0 {
+			d.listeners = append(d.listeners, newListener(l.name, nets, l.handler, l.tls, d.logger))
+		}
+	}
+	for _, l := range d.listeners {
+		d.stoppable = append(d.stoppable, l.stoppable...)
+		if l.name != "admin" {
+			d.edge.guard(l)
 			continue
 		}
-		opened, err := listen(ctx, l.name, l.address, l.handler, l.tls, d.logger)
-		if err != nil {
-			return err
+		for i, on := range l.nets {
+			l.nets[i] = &newest{Listener: on, most: adminConnections}
 		}
-		d.listeners = append(d.listeners, opened)
 	}
 	return nil
 }
@@ -144,35 +178,44 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.covering.Go(d.checkpoints.follow)
 	serving, ctx := errgroup.WithContext(ctx)
 	for _, l := range d.listeners {
-		d.logger.Info("listening", zap.String("listener", l.name), zap.String("address", l.net.Addr().String()))
-		serving.Go(l.serve)
+		for _, on := range l.nets {
+			d.logger.Info("listening", zap.String("listener", l.name), zap.String("address", on.Addr().String()), zap.Bool("passed", d.sockets.passed && l.name != "admin"))
+			serving.Go(func() error { return l.serve(on) })
+		}
 	}
 	if d.certificates != nil {
-		serving.Go(func() error { d.certificates.watch(ctx, d.reload); return nil })
+		serving.Go(func() error { d.certificates.run(ctx); return nil })
 	}
 	d.finishCopies = d.copies.start()
 	if d.webhook != nil {
 		serving.Go(func() error { return d.webhook.Run(ctx) })
 	}
+	serving.Go(func() error { d.accompany(ctx); return nil })
 	serving.Go(func() error {
 		<-ctx.Done()
 		d.logger.Info("stopping")
+		d.notify.Stopping()
 		return d.shutdown()
 	})
 	return serving.Wait()
 }
 
-// shutdown refuses new connections at once and waits for requests under way.
-func (d *Daemon) shutdown() error {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownGrace)
-	defer cancel()
-	var errs []error
-	for _, l := range d.listeners {
-		if err := l.server.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("stopping %s: %w", l.name, err))
+// accompany tells the service manager that the daemon serves, and then how it is,
+// and reloads the configuration when it is asked to.
+func (d *Daemon) accompany(ctx context.Context) {
+	for _, s := range d.stoppable {
+		select {
+		case <-s.serving:
+		case <-ctx.Done():
+			return
 		}
 	}
-	return errors.Join(errs...)
+	d.notify.Ready()
+	var all sync.WaitGroup
+	all.Go(func() { d.answerWatchdog(ctx) })
+	all.Go(func() { d.report(ctx) })
+	d.reloadOnHangup(ctx)
+	all.Wait()
 }
 
 // CollectLess tells the garbage collector what the constants above say. It is for
@@ -189,9 +232,9 @@ func CollectLess() {
 // close releases what New opened.
 func (d *Daemon) close() {
 	defer d.stop()
-	signal.Stop(d.reload)
-	for _, l := range d.listeners {
-		_ = l.net.Close() // already closed where it was served
+	defer d.notify.Busy("stopping", stopLimit)()
+	if d.sockets != nil {
+		systemd.CloseAll(d.sockets.byName) // already closed where they were served
 	}
 	if d.audit != nil {
 		if err := d.audit.Close(); err != nil {

@@ -12,20 +12,20 @@ import (
 	"github.com/octo-sts/appliance/signer"
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/githubapp"
-	"github.com/octo-sts/appliance/sts/idtoken"
 	"github.com/octo-sts/appliance/webhook"
 )
 
 // health answers the admin listener's /healthz (is this process alive) and
 // /readyz (would it serve an exchange, and if not, or only just, why).
 type health struct {
-	audit       *audit.Log
-	copies      *copies
-	checkpoints *checkpoints
-	signer      *signer.Client
-	github      *githubapp.Client
-	verifier    *idtoken.Verifier
-	webhook     *webhook.Receiver // nil: none is configured
+	certificates certificates // nil: TLS is off
+	audit        *audit.Log
+	copies       *copies
+	checkpoints  *checkpoints
+	signer       *signer.Client
+	generations  *generations
+	webhook      *webhook.Receiver // nil: none is configured
+	reloads      *reloads
 }
 
 // The three states of a check, and of the whole: the worst of its checks.
@@ -41,6 +41,8 @@ type check struct {
 	Detail string `json:"detail,omitempty"`
 }
 
+func (h *health) github() *githubapp.Client { return h.generations.current.Load().github }
+
 func (h *health) healthz(w http.ResponseWriter, _ *http.Request) {
 	_, _ = fmt.Fprintln(w, "ok") // a prober that is gone needs no answer
 }
@@ -48,18 +50,14 @@ func (h *health) healthz(w http.ResponseWriter, _ *http.Request) {
 // readyz answers 200 while exchanges are served, degraded or not, and 503 when
 // they are not.
 func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
+	checks := h.checks(r.Context())
 	report := struct {
 		State  string  `json:"state"`
 		Checks []check `json:"checks"`
-	}{State: stateReady, Checks: h.checks(r.Context())}
+	}{stateOf(checks), checks}
 	status := http.StatusOK
-	for _, c := range report.Checks {
-		switch {
-		case c.State == stateFailing:
-			report.State, status = stateFailing, http.StatusServiceUnavailable
-		case c.State == stateDegraded && report.State == stateReady:
-			report.State = stateDegraded
-		}
+	if report.State == stateFailing {
+		status = http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -69,10 +67,42 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 	_ = encoder.Encode(report) // a prober that is gone needs no answer
 }
 
+// stateOf is the worst of the checks' states.
+func stateOf(checks []check) string {
+	state := stateReady
+	for _, c := range checks {
+		if c.State == stateFailing || c.State == stateDegraded && state == stateReady {
+			state = c.State
+		}
+	}
+	return state
+}
+
+// summary is the state in one line, with the details of what is not well.
+func summary(checks []check) string {
+	state := stateOf(checks)
+	if state == stateReady {
+		return "serving"
+	}
+	var parts []string
+	for _, c := range checks {
+		if c.State != stateReady {
+			parts = append(parts, c.Name+": "+c.Detail)
+		}
+	}
+	return state + ": " + strings.Join(parts, "; ")
+}
+
 func (h *health) checks(ctx context.Context) []check {
 	checks := []check{h.checkAudit(), h.checkpoints.check(), h.checkSigner(ctx), h.checkGitHub(), h.checkIssuers()}
+	if h.certificates != nil {
+		checks = append(checks, checkCertificate(h.certificates.status(), time.Now()))
+	}
 	if h.webhook != nil {
 		checks = append(checks, h.checkWebhook())
+	}
+	if problem, _ := h.reloads.status(); problem != nil {
+		checks = append(checks, check{"configuration", stateDegraded, "the file on disk is not in force: " + problem.Error()})
 	}
 	return append(checks, h.copies.checks()...)
 }
@@ -87,7 +117,7 @@ func (h *health) checkAudit() check {
 // checkSigner asks the signer. While it is away, exchanges go on for as long as
 // GitHub takes the App JWTs that were signed before.
 func (h *health) checkSigner(ctx context.Context) check {
-	apps := h.github.Status()
+	apps := h.github().Status()
 	status, err := h.signer.Status(ctx)
 	if err == nil {
 		err = cannotSign(status, apps)
@@ -137,7 +167,7 @@ func cannotSign(status signer.Status, apps []githubapp.AppStatus) error {
 // checkIssuers fails only where no issuer's keys can be had: one issuer's
 // outage is that issuer's users' alone.
 func (h *health) checkIssuers() check {
-	issuers := h.verifier.Status()
+	issuers := h.generations.current.Load().verifier.Status()
 	if len(issuers) == 0 {
 		return check{"issuers", stateFailing, "no issuer is listed in the configuration: nobody can exchange a token"}
 	}
@@ -145,7 +175,10 @@ func (h *health) checkIssuers() check {
 	for _, issuer := range issuers {
 		if !issuer.Usable {
 			away++
-			detail = fmt.Sprintf("%s: %v", issuer.URL, issuer.LastError)
+			detail = issuer.URL + ": its keys were not fetched yet"
+			if issuer.LastError != nil {
+				detail = fmt.Sprintf("%s: %v", issuer.URL, issuer.LastError)
+			}
 		}
 	}
 	switch away {
@@ -161,14 +194,14 @@ func (h *health) checkIssuers() check {
 // checkGitHub never fails: while GitHub does not answer, this daemon is as ready
 // as another one would be.
 func (h *health) checkGitHub() check {
-	host := h.github.Host()
+	host := h.github().Host()
 	if host.Down {
 		return check{"github", stateDegraded, fmt.Sprintf("no answer since %s: %v", host.Since.UTC().Format(time.RFC3339), host.LastError)}
 	}
 	if host.ClockSkew.Abs() > githubapp.MaxClockSkew {
 		return check{"github", stateDegraded, fmt.Sprintf("this host's clock is off by %s against GitHub's: correct it", host.ClockSkew.Round(time.Second))}
 	}
-	apps := h.github.Status()
+	apps := h.github().Status()
 	unproven, lacking, detail := 0, "", ""
 	for _, app := range apps {
 		if app.Problem != nil {

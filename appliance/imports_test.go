@@ -30,20 +30,27 @@ var allowed = map[string][]string{
 
 	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
 
-	"signer":       {"sts/strictyaml", "sts/audit/checkpoint"},
-	"signer/hsm":   {"signer"},
-	"signer/setup": {"signer", "sts/trustpolicy"},
+	"signer":         {"sts/strictyaml", "sts/audit/checkpoint", "signer/systemd"},
+	"signer/hsm":     {"signer"},
+	"signer/setup":   {"signer", "sts/trustpolicy"},
+	"signer/systemd": {},
 
-	"appliance": {"signer", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy", "webhook"},
+	"appliance": {"signer", "signer/systemd", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy", "webhook"},
+
+	"systemd": {}, // tests of the units
 
 	// For tests and the demonstration; nothing that is shipped imports them.
 	"signer/signertest":      {"signer"},
 	"sts/ststest":            {"signer/signertest"},
 	"sts/ststest/openapigen": {},
 
+	// What is made for the packages; with the build tag manual alone the commands import it.
+	"packaging/manual":   {},
+	"packaging/generate": {"packaging/manual", "sts/trustpolicy"},
+
 	"cmd/octo-stsd":       {"appliance"},
 	"cmd/octo-sts":        {"sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
-	"cmd/octo-sts-signer": {"signer", "signer/hsm", "signer/setup", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
+	"cmd/octo-sts-signer": {"signer", "signer/hsm", "signer/setup", "signer/systemd", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
 	"cmd/octo-sts-demo":   {"signer", "sts/audit", "sts/audit/checkpoint", "sts/ststest"},
 }
 

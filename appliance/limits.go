@@ -1,108 +1,86 @@
 package appliance
 
 import (
-	"bytes"
-	"errors"
-	"io"
-	"net"
-	"net/http"
+	"fmt"
 	"net/netip"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
-
-	"github.com/octo-sts/appliance/sts"
 )
 
-// trackedAddresses bounds the memory of the per-address limit. An address that
+// trackedAddresses bounds the memory of the per-address limits. An address that
 // is forgotten begins again with a full bucket.
 const trackedAddresses = 16384
 
-// admission sheds what is too much of everything but deliveries, before anything
-// that costs is parsed.
-type admission struct {
-	next    http.Handler
-	slots   chan struct{}                     // one for each request under way
-	buckets *lru.Cache[string, *rate.Limiter] // by client address; the cache locks itself
-	limits  Limits
-	shed    func(reason string)
+// openingShare is how many times as many connections as requests an address may
+// open: an answer is better than a closed connection, until it costs too much.
+const openingShare = 2
+
+// floodPause is for how long an address opens no connection, after one on which it
+// said much and asked nothing: such a connection costs us more than its sender.
+const floodPause = 10 * time.Second
+
+// mayOpen counts one more connection of an address, and says why not.
+func (r *rules) mayOpen(a netip.Addr) (limit string, ok bool) {
+	if last, ok := r.floods.Peek(networkOf(a)); ok && time.Since(last) < floodPause {
+		return "flood", false
+	}
+	return "connection_rate", r.opening.allow(a)
 }
 
-func newAdmission(limits Limits, shed func(reason string), next http.Handler) (*admission, error) {
-	buckets, err := lru.New[string, *rate.Limiter](trackedAddresses)
+// rules are what the configuration says of callers. They are replaced as a whole.
+type rules struct {
+	limits        Limits
+	proxies       proxies
+	proxyProtocol bool
+	requests      *buckets                          // by address
+	opening       *buckets                          // connections, by address
+	floods        *lru.Cache[netip.Addr, time.Time] // when an address flooded a connection last
+}
+
+func newRules(c *Config) (*rules, error) {
+	p, err := parseProxies(c.Listen.Proxies)
+	if err != nil {
+		return nil, fmt.Errorf("listen.proxies: %w", err)
+	}
+	r := &rules{limits: c.Limits, proxies: p, proxyProtocol: c.Listen.ProxyProtocol}
+	if r.requests, err = newBuckets(c.Limits); err != nil {
+		return nil, err
+	}
+	opening := c.Limits
+	opening.PerAddress *= openingShare
+	opening.Burst *= openingShare
+	if r.floods, err = lru.New[netip.Addr, time.Time](trackedAddresses); err != nil {
+		return nil, err
+	}
+	r.opening, err = newBuckets(opening)
+	return r, err
+}
+
+// buckets hold, for each address, what it may still have now.
+type buckets struct {
+	limits Limits
+	byAddr *lru.Cache[netip.Addr, *rate.Limiter] // by networkOf; the cache locks itself
+}
+
+func newBuckets(limits Limits) (*buckets, error) {
+	byAddr, err := lru.New[netip.Addr, *rate.Limiter](trackedAddresses)
 	if err != nil {
 		return nil, err
 	}
-	return &admission{next: next, slots: make(chan struct{}, limits.Concurrent), buckets: buckets, limits: limits, shed: shed}, nil
+	return &buckets{limits, byAddr}, nil
 }
 
-func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !a.bucket(bucketOf(clientAddress(r))).Allow() {
-		a.shed("address_rate")
-		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrOverloaded, Reason: "address_rate",
-			Detail: errors.New("too many requests from one address"), RetryAfter: time.Second})
-		return
+// allow takes one out of an address's bucket, and reports false where it is empty.
+func (b *buckets) allow(a netip.Addr) bool {
+	network := networkOf(a)
+	if bucket, ok := b.byAddr.Get(network); ok {
+		return bucket.AllowN(time.Now(), 1)
 	}
-	if err := readBody(r); err != nil {
-		a.shed("body")
-		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrInvalidRequest, Reason: "body", Detail: errors.New("the body did not arrive")})
-		return
+	fresh := rate.NewLimiter(rate.Limit(b.limits.PerAddress), b.limits.Burst)
+	if earlier, ok, _ := b.byAddr.PeekOrAdd(network, fresh); ok {
+		return earlier.Allow() // another one of the same address came first
 	}
-	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
-	default:
-		a.shed("concurrency")
-		sts.WriteError(w, r, &sts.Refusal{Kind: sts.ErrUnavailable, Reason: "concurrency",
-			Detail: errors.New("too many requests under way"), RetryAfter: time.Second})
-		return
-	}
-	a.next.ServeHTTP(w, r)
-}
-
-// readBody takes in the whole body, as far as anything will read of it, before
-// the request gets a slot: whoever sends slowly keeps nobody else waiting.
-func readBody(r *http.Request) error {
-	if r.Body == nil || r.Body == http.NoBody {
-		return nil
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, sts.MaxBody+1))
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return err
-}
-
-// bucketOf names the bucket of an address: its own for IPv4, that of its /64 for
-// IPv6, of which one machine has as many addresses as it likes.
-func bucketOf(address string) string {
-	ip, err := netip.ParseAddr(address)
-	if err != nil || !ip.Is6() || ip.Is4In6() {
-		return address
-	}
-	network, err := ip.WithZone("").Prefix(64)
-	if err != nil {
-		return address
-	}
-	return network.String()
-}
-
-func (a *admission) bucket(address string) *rate.Limiter {
-	if b, ok := a.buckets.Get(address); ok {
-		return b
-	}
-	fresh := rate.NewLimiter(rate.Limit(a.limits.PerAddress), a.limits.Burst)
-	if earlier, ok, _ := a.buckets.PeekOrAdd(address, fresh); ok {
-		return earlier // another request of the same address came first
-	}
-	return fresh
-}
-
-// clientAddress is the peer's IP address. X-Forwarded-For and its kin are
-// anybody's to write and count for nothing. Peers on a unix socket have none.
-func clientAddress(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return "local"
-	}
-	return host
+	return fresh.Allow()
 }

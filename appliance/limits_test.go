@@ -8,36 +8,37 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/octo-sts/appliance/sts"
 )
 
-func TestBucketOf(t *testing.T) {
+func TestNetworkOf(t *testing.T) {
 	for address, want := range map[string]string{
 		"192.0.2.1":          "192.0.2.1",
-		"2001:db8::1":        "2001:db8::/64",
-		"2001:db8:0:0:ff::9": "2001:db8::/64", // one machine's, like the one before
-		"2001:db8:0:1::1":    "2001:db8:0:1::/64",
-		"fe80::1%eth0":       "fe80::/64",
-		"::ffff:192.0.2.1":   "::ffff:192.0.2.1", // an IPv4 address
-		"local":              "local",            // a unix socket
+		"2001:db8::1":        "2001:db8::",
+		"2001:db8:0:0:ff::9": "2001:db8::", // one machine's, like the one before
+		"2001:db8:0:1::1":    "2001:db8:0:1::",
+		"fe80::1%eth0":       "fe80::",
+		"::ffff:192.0.2.1":   "192.0.2.1",
 	} {
-		if got := bucketOf(address); got != want {
-			t.Errorf("%s is in bucket %s, want %s", address, got, want)
+		if got := networkOf(netip.MustParseAddr(address)); got != netip.MustParseAddr(want) {
+			t.Errorf("%s is in network %s, want %s", address, got, want)
 		}
+	}
+	if got := networkOf(netip.Addr{}); got.IsValid() {
+		t.Errorf("a unix socket has network %s", got)
 	}
 }
 
 func TestReadBody(t *testing.T) {
 	for _, size := range []int{0, 1, sts.MaxBody, sts.MaxBody + 1, 10 * sts.MaxBody} {
 		r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(make([]byte, size)))
-		if err := readBody(r); err != nil {
+		if err := new(bodies).read(httptest.NewRecorder(), r); err != nil {
 			t.Fatal(err)
 		}
 		body, err := io.ReadAll(r.Body)
@@ -58,11 +59,11 @@ func TestSlowBodiesHoldNoSlots(t *testing.T) {
 			fmt.Fprint(w, "served")
 		}
 	})
-	admission, err := newAdmission(Limits{Concurrent: 1, PerAddress: 1000, Burst: 1000}, func(string) {}, answers)
+	edge, err := newEdge(&Config{Limits: Limits{Concurrent: 1, PerAddress: 1000, Burst: 1000}}, newMetrics(), answers, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(admission)
+	server := httptest.NewServer(edge)
 	t.Cleanup(server.Close)
 	for range 10 {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
@@ -89,9 +90,7 @@ func TestSlowBodiesHoldNoSlots(t *testing.T) {
 // daemon left is.
 func TestListenOnAUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	open := func(ctx context.Context) (*listener, error) {
-		return listen(ctx, "admin", "unix:"+path, http.NotFoundHandler(), nil, zap.NewNop())
-	}
+	open := func(ctx context.Context) (net.Listener, error) { return openSocket(ctx, "unix:"+path) }
 	first, err := open(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -99,13 +98,13 @@ func TestListenOnAUnixSocket(t *testing.T) {
 	if _, err := open(t.Context()); err == nil || !strings.Contains(err.Error(), "another process is listening") {
 		t.Errorf("a second daemon: %v", err)
 	}
-	first.net.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := first.net.Close(); err != nil {
+	first.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
 	again, err := open(t.Context())
 	if err != nil {
 		t.Fatalf("after a daemon that was killed: %v", err)
 	}
-	again.net.Close()
+	again.Close()
 }

@@ -29,28 +29,42 @@ const (
 	idleTimeout       = 2 * time.Minute
 )
 
-// listener is one address and what is served there.
-type listener struct {
-	name   string // https, http or admin: as in the configuration
-	net    net.Listener
-	server *http.Server
+// maxStreams is how many requests of one connection of HTTP/2 may be under way: the
+// least that RFC 9113, section 6.5.2, recommends, and what clients take for granted
+// until they have read how many there may be.
+const maxStreams = 100
+
+// boundHTTP2 is what one connection of HTTP/2 may take. net/http bounds the rest
+// itself (Go 1.26): it closes a connection that takes back 4 times as many streams
+// before they were begun as it may have open; at any CONTINUATION past a header's
+// bound; and where 10,000 answers to PING, SETTINGS or RST_STREAM wait to be read.
+// What is left, frames that cost little and ask nothing, idleBytes bounds.
+func boundHTTP2() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams:          maxStreams,
+		MaxReadFrameSize:              16 << 10,  // RFC 9113, section 4.2: the least there is
+		MaxDecoderHeaderTableSize:     4 << 10,   // the protocol's default
+		MaxEncoderHeaderTableSize:     4 << 10,   //
+		MaxReceiveBufferPerConnection: 256 << 10, // enough for deliveries of 25 MiB at GitHub's distance
+		MaxReceiveBufferPerStream:     256 << 10,
+		WriteByteTimeout:              5 * time.Second, // a peer that reads nothing of what it asked for
+	}
 }
 
-// listen opens an address of the configuration, for TLS if a configuration for
-// it is given. Without TLS it speaks HTTP/1.1 and h2c (RFC 9113, section 3.3:
-// with prior knowledge, as gRPC clients do).
-func listen(ctx context.Context, name, address string, handler http.Handler, tlsConfig *tls.Config, logger *zap.Logger) (*listener, error) {
-	network := "tcp"
-	if path, isUnix := strings.CutPrefix(address, "unix:"); isUnix {
-		network, address = "unix", path
-		if err := removeStaleSocket(path); err != nil {
-			return nil, fmt.Errorf("listening for %s: %w", name, err)
-		}
-	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, network, address)
-	if err != nil {
-		return nil, fmt.Errorf("listening for %s: %w", name, err)
-	}
+// listener is what is served under one name, at one address or several.
+type listener struct {
+	name      string // https, http or admin: as in the configuration
+	nets      []net.Listener
+	stoppable []*stoppable // beneath nets
+	drainage  *drainage
+	server    *http.Server
+}
+
+// newListener serves handler on each of nets, over TLS if a configuration for it is
+// given. Without TLS it speaks HTTP/1.1 and h2c (RFC 9113, section 3.3: with prior
+// knowledge, as gRPC clients do). What is beneath TLS belongs to nets: a limit of
+// connections is a net.Listener around another one.
+func newListener(name string, nets []net.Listener, handler http.Handler, tlsConfig *tls.Config, logger *zap.Logger) *listener {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	if tlsConfig != nil {
@@ -58,8 +72,10 @@ func listen(ctx context.Context, name, address string, handler http.Handler, tls
 	} else {
 		protocols.SetUnencryptedHTTP2(true)
 	}
-	return &listener{name: name, net: l, server: &http.Server{
-		Handler:           handler,
+	drainage := newDrainage()
+	l := &listener{name: name, drainage: drainage, server: &http.Server{
+		Handler:           drainage.announce(handler),
+		ConnState:         drainage.note,
 		TLSConfig:         tlsConfig,
 		Protocols:         protocols,
 		MaxHeaderBytes:    maxHeader,
@@ -67,8 +83,26 @@ func listen(ctx context.Context, name, address string, handler http.Handler, tls
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
+		HTTP2:             boundHTTP2(),
 		ErrorLog:          log.New(panicsOnly{logger.Named(name)}, "", 0),
-	}}, nil
+	}}
+	for _, n := range nets {
+		s := newStoppable(n)
+		l.stoppable, l.nets = append(l.stoppable, s), append(l.nets, s)
+	}
+	return l
+}
+
+// openSocket opens an address of the configuration: host:port or unix:/path.
+func openSocket(ctx context.Context, address string) (net.Listener, error) {
+	network := "tcp"
+	if path, isUnix := strings.CutPrefix(address, "unix:"); isUnix {
+		network, address = "unix", path
+		if err := removeStaleSocket(path); err != nil {
+			return nil, err
+		}
+	}
+	return (&net.ListenConfig{}).Listen(ctx, network, address)
 }
 
 // panicsOnly passes on that a handler panicked, with its stack. The rest of what
@@ -82,13 +116,13 @@ func (p panicsOnly) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// serve runs until the server is shut down.
-func (l *listener) serve() error {
+// serve serves one of l.nets until the server is shut down.
+func (l *listener) serve(on net.Listener) error {
 	var err error
 	if l.server.TLSConfig != nil {
-		err = l.server.ServeTLS(l.net, "", "")
+		err = l.server.ServeTLS(on, "", "")
 	} else {
-		err = l.server.Serve(l.net)
+		err = l.server.Serve(on)
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil

@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,13 +17,14 @@ import (
 func TestAHandlersPanicIsLogged(t *testing.T) {
 	core, logged := observer.New(zapcore.DebugLevel)
 	panics := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("at the disco") })
-	l, err := listen(t.Context(), "https", "127.0.0.1:0", panics, nil, zap.New(core))
+	on, err := openSocket(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := newListener("https", []net.Listener{on}, panics, nil, zap.New(core))
 	ended := make(chan error, 1)
-	go func() { ended <- l.serve() }()
-	address := l.net.Addr().String()
+	go func() { ended <- l.serve(on) }()
+	address := on.Addr().String()
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	for _, client := range []*http.Client{{}, {Transport: &http.Transport{Protocols: protocols}}} {

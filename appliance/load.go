@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -30,7 +31,11 @@ func Load(file string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	c := &Config{}
+	return parse(file, data)
+}
+
+func parse(file string, data []byte) (*Config, error) {
+	c := &Config{file: file}
 	doc, err := strictyaml.Decode(file, data, c)
 	if doc != nil {
 		c.complete()
@@ -48,9 +53,14 @@ func Load(file string) (*Config, error) {
 func (c *Config) complete() {
 	setDefault(&c.Listen.HTTPS, ":443")
 	setDefault(&c.Listen.Admin, "127.0.0.1:9464")
+	setDefault(&c.TLS.ACME.Directory, "https://acme-v02.api.letsencrypt.org/directory")
 	setDefault(&c.Limits.Concurrent, 512)
+	setDefault(&c.Limits.Connections, 4096)
+	setDefault(&c.Limits.ConnectionsPerAddress, 1024)
 	setDefault(&c.Limits.PerAddress, 200)
 	setDefault(&c.Limits.Burst, 1000)
+	setDefault(&c.Limits.PerIssuer, 1000)
+	setDefault(&c.Limits.BurstPerIssuer, 5000)
 	setDefault(&c.Limits.DeniedPerSubject, 60)
 	setDefault(&c.Limits.DeniedPerOwner, 600)
 	setDefault(&c.GitHub.APIURL, "https://api.github.com")
@@ -76,7 +86,7 @@ func (c *Config) complete() {
 
 // Unchecked says what Load could not look at; empty where it looked at everything.
 func (c *Config) Unchecked() string {
-	if _, set := os.LookupEnv(credentialsDirectory); !set && (len(c.Webhook.Secrets) > 0 || c.Audit.CloudEventsCredential != "") {
+	if _, set := os.LookupEnv(credentialsDirectory); !set && (len(c.Webhook.Secrets) > 0 || c.Audit.CloudEventsCredential != "" || c.TLS.ACME.EAB.HMACCredential != "") {
 		return "; $" + credentialsDirectory + " is not set, so the secrets were not looked at"
 	}
 	return ""
@@ -123,20 +133,8 @@ func (k *checker) checkListeners(c *Config) {
 	if c.Listen.HTTP != "" {
 		k.checkAddress("listen.http", c.Listen.HTTP)
 	}
-	switch c.TLS.Mode {
-	case "files":
-		k.checkFile("tls.files.certificate", c.TLS.Files.Certificate, true)
-		k.checkFile("tls.files.key", c.TLS.Files.Key, true)
-	case "off":
-		if !isLocal(c.Listen.HTTPS) {
-			k.wrong("tls.mode", "off is allowed only where listen.https is a loopback address or a unix socket, and it is %q", c.Listen.HTTPS)
-		}
-		if c.TLS.Files != (TLSFiles{}) {
-			k.wrong("tls.files", "has no meaning with tls.mode: off")
-		}
-	default:
-		k.wrong("tls.mode", "%q: want files (a certificate and key on disk) or off (only on a loopback address or a unix socket)", c.TLS.Mode)
-	}
+	k.checkProxies(c.Listen)
+	k.checkTLS(c)
 }
 
 func (k *checker) checkAddress(key, address string) {
@@ -161,15 +159,6 @@ func isLocal(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	ip, parseErr := netip.ParseAddr(host)
 	return err == nil && (host == "localhost" || parseErr == nil && ip.IsLoopback())
-}
-
-func (k *checker) checkLimits(l Limits) {
-	if l.Concurrent < 1 || l.Burst < 1 || l.PerAddress <= 0 {
-		k.wrong("limits", "concurrent, per_address and burst are greater than zero")
-	}
-	if l.DeniedPerSubject < 1 || l.DeniedPerOwner < 1 {
-		k.wrong("limits", "denied_per_subject and denied_per_owner are greater than zero")
-	}
 }
 
 func (k *checker) checkGitHub(g GitHub) {
@@ -281,7 +270,9 @@ func (k *checker) checkCredential(key, name string) {
 	if !set {
 		return
 	}
-	if _, err := signer.ReadCredential(directory, name); err != nil {
+	if _, err := signer.ReadCredential(directory, name); errors.Is(err, fs.ErrNotExist) {
+		k.wrong(key, "%v (systemd passes credentials at a start, and not at a reload)", err)
+	} else if err != nil {
 		k.wrong(key, "%v", err)
 	}
 }

@@ -18,6 +18,7 @@ type metrics struct {
 	exchanges *prometheus.CounterVec
 	seconds   prometheus.Histogram
 	shed      *prometheus.CounterVec
+	closed    *prometheus.CounterVec
 	webhooks  *prometheus.CounterVec
 }
 
@@ -37,12 +38,16 @@ func newMetrics() *metrics {
 			Name: "octo_sts_requests_shed_total",
 			Help: "Requests refused unread because of load, by limit.",
 		}, []string{"limit"}),
+		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "octo_sts_connections_shed_total",
+			Help: "Connections refused, or closed to make room for others, by limit.",
+		}, []string{"limit"}),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "octo_sts_webhook_deliveries_total",
 			Help: "Webhook deliveries, by event, and by what became of them.",
 		}, []string{"event", "outcome"}),
 	}
-	m.registry.MustRegister(m.exchanges, m.seconds, m.shed, m.webhooks,
+	m.registry.MustRegister(m.exchanges, m.seconds, m.shed, m.closed, m.webhooks,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -57,6 +62,15 @@ func (m *metrics) delivered(o webhook.Observation) {
 }
 
 func (m *metrics) shedBy(limit string) { m.shed.WithLabelValues(limit).Inc() }
+
+func (m *metrics) shedConnection(limit string) { m.closed.WithLabelValues(limit).Inc() }
+
+func (m *metrics) measureConnections(open func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "octo_sts_connections_open",
+		Help: "Connections that are open at the public listeners.",
+	}, func() float64 { return float64(open()) }))
+}
 
 func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})

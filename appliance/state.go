@@ -29,7 +29,7 @@ func openState(directory string) (*bbolt.DB, error) {
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, fmt.Errorf("state_directory: opening %s: another process has it open: is another octo-stsd running with this state_directory?", file)
 	case errors.As(err, &path):
-		return nil, fmt.Errorf("state_directory: %w", err)
+		return nil, fmt.Errorf("state_directory: %w", explainOwner(err, directory))
 	}
 	return nil, fmt.Errorf("state_directory: %s is damaged: %w. Move the file away to go on. What waited in it is then lost: have GitHub redeliver the webhook deliveries of the time before (the App's settings, Advanced); those that never arrived are asked for", file, err)
 }

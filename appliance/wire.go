@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/netip"
 	"os"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
 
 	"github.com/octo-sts/appliance/signer"
@@ -25,7 +23,8 @@ import (
 // a service's secrets are (systemd.exec(5), LoadCredential=).
 const credentialsDirectory = "CREDENTIALS_DIRECTORY"
 
-func newVerifier(ctx context.Context, c *Config, logger *zap.Logger) (*idtoken.Verifier, error) {
+// verifierConfig is of a configuration that was checked.
+func verifierConfig(c *Config, logger *zap.Logger) idtoken.Config {
 	issuers := make([]idtoken.Issuer, len(c.Issuers))
 	for i, issuer := range c.Issuers {
 		issuers[i] = idtoken.Issuer{
@@ -33,36 +32,28 @@ func newVerifier(ctx context.Context, c *Config, logger *zap.Logger) (*idtoken.V
 			MaxLifetime: issuer.MaxLifetime, SingleUse: issuer.SingleUse,
 		}
 		for _, network := range issuer.Networks {
-			prefix, err := netip.ParsePrefix(network)
-			if err != nil {
-				return nil, fmt.Errorf("issuer %s: %w", issuer.URL, err)
-			}
-			issuers[i].Networks = append(issuers[i].Networks, prefix)
+			issuers[i].Networks = append(issuers[i].Networks, netip.MustParsePrefix(network))
 		}
 	}
-	return idtoken.New(ctx, idtoken.Config{Issuers: issuers, Logger: logger})
+	return idtoken.Config{Issuers: issuers, Logger: logger}
 }
 
-// newService also tells the verifier which single-use ID tokens the audit log has
-// seen, so that a restart gives none of them a second life.
-func newService(ctx context.Context, c *Config, verifier *idtoken.Verifier, github *githubapp.Client, log *audit.Log, counts *metrics, logger *zap.Logger) (*sts.Service, error) {
-	service, err := sts.New(ctx, sts.Config{
+func (p *parts) serviceConfig(c *Config, verifier *idtoken.Verifier, github *githubapp.Client) sts.Config {
+	return sts.Config{
 		Domain:           c.Domain,
 		PolicyRepository: c.GitHub.PolicyRepository,
 		Verifier:         verifier,
 		GitHub:           github,
-		Audit:            log,
+		Audit:            p.audit,
 		Permissions:      permissionsOf(c),
 		Ceiling:          ceilingOf(c),
+		PerIssuer:        c.Limits.PerIssuer,
+		BurstPerIssuer:   c.Limits.BurstPerIssuer,
 		DeniedPerSubject: c.Limits.DeniedPerSubject,
 		DeniedPerOwner:   c.Limits.DeniedPerOwner,
-		Logger:           logger,
-		Observe:          counts.observe,
-	})
-	if err != nil {
-		return nil, err
+		Logger:           p.logger,
+		Observe:          p.counts.observe,
 	}
-	return service, recallShown(c, verifier)
 }
 
 func permissionsOf(c *Config) trustpolicy.Catalog {
@@ -73,6 +64,7 @@ func ceilingOf(c *Config) trustpolicy.Ceiling {
 	return trustpolicy.Ceiling{OrganizationOnly: c.Ceiling.Policies == "organization", Permissions: c.Ceiling.Permissions}
 }
 
+// recallShown tells the verifier which single-use ID tokens the audit log has seen.
 func recallShown(c *Config, verifier *idtoken.Verifier) error {
 	single := map[string]bool{}
 	longest := time.Duration(0)
@@ -137,57 +129,50 @@ func needs(c *Config) githubapp.Needs {
 	return n
 }
 
-func newWebhook(ctx context.Context, c *Config, state *bbolt.DB, github *githubapp.Client, log *audit.Log, counts *metrics, logger *zap.Logger) (*webhook.Receiver, error) {
+// webhookConfig reads the secrets.
+func (p *parts) webhookConfig(c *Config, github *githubapp.Client) (webhook.Config, error) {
 	config := webhook.Config{
-		State:            state,
+		State:            p.state,
 		GitHub:           github,
-		Audit:            log,
+		Audit:            p.audit,
 		AuditDirectory:   c.Audit.Directory,
 		PolicyRepository: c.GitHub.PolicyRepository,
 		Permissions:      permissionsOf(c),
 		Ceiling:          ceilingOf(c),
-		Logger:           logger,
-		Observe:          counts.delivered,
+		Logger:           p.logger,
+		Observe:          p.counts.delivered,
 	}
 	for _, name := range c.Webhook.Secrets {
 		secret, err := signer.ReadCredential(os.Getenv(credentialsDirectory), name)
 		if err != nil {
-			return nil, fmt.Errorf("webhook.secrets: %w", err)
+			return config, fmt.Errorf("webhook.secrets: %w", err)
 		}
 		config.Secrets = append(config.Secrets, secret)
 	}
 	for _, app := range c.GitHub.Apps {
 		config.AppIDs = append(config.AppIDs, app.ID)
 	}
-	return webhook.New(ctx, config)
+	return config, nil
 }
 
-func newGitHub(ctx context.Context, c *Config, state *bbolt.DB, signerClient *signer.Client, version string, logger *zap.Logger) (*githubapp.Client, error) {
+func (p *parts) githubConfig(c *Config) githubapp.Config {
 	apps := make([]githubapp.App, len(c.GitHub.Apps))
 	for i, app := range c.GitHub.Apps {
 		apps[i] = githubapp.App{ID: app.ID, Organizations: app.Organizations}
 	}
-	return githubapp.New(ctx, githubapp.Config{
+	return githubapp.Config{
 		APIURL: c.GitHub.APIURL,
 		CAFile: c.GitHub.CAFile,
 		Apps:   apps,
 		AppJWT: func(ctx context.Context, appID int64) (string, time.Time, error) {
-			jwt, err := signerClient.AppJWT(ctx, appID)
+			jwt, err := p.signer.AppJWT(ctx, appID)
 			return jwt.JWT, jwt.Expiry, err
 		},
 		PolicyMaxAge:  *c.GitHub.PolicyMaxAge,
 		MaxConcurrent: c.GitHub.MaxConcurrent,
-		State:         state,
+		State:         p.state,
 		Needs:         needs(c),
-		UserAgent:     "octo-stsd/" + version,
-		Logger:        logger,
-	})
-}
-
-func adminHandler(h *health, m *metrics) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", h.healthz)
-	mux.HandleFunc("GET /readyz", h.readyz)
-	mux.Handle("GET /metrics", m.handler())
-	return mux
+		UserAgent:     "octo-stsd/" + p.version,
+		Logger:        p.logger,
+	}
 }
