@@ -30,7 +30,12 @@ type h2 struct {
 
 func (w *world) h2(t *testing.T) *h2 {
 	t.Helper()
-	c := &h2{Conn: w.connection(t)}
+	return w.h2From(t, "127.0.0.1")
+}
+
+func (w *world) h2From(t *testing.T, address string) *h2 {
+	t.Helper()
+	c := &h2{Conn: w.connectionFrom(t, address)}
 	c.Framer = http2.NewFramer(c.Conn, c.Conn)
 	c.Framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.encoder = hpack.NewEncoder(&c.block)
@@ -162,7 +167,7 @@ func http2Rows(t *testing.T, w *world, raw string) {
 // the connection or 20,000 were opened. What is asked for is refused, so that
 // whatever is carried out nevertheless mints nothing.
 func rapidReset(t *testing.T, w *world) {
-	c := w.h2(t)
+	c := w.h2From(t, "127.0.0.2")
 	closed := make(chan string, 1)
 	go func() { closed <- c.readUntilClosed() }()
 	block := c.encode(w.grpcCall("Bearer x.y.z")...)
@@ -185,7 +190,7 @@ func rapidReset(t *testing.T, w *world) {
 // continuationFlood goes on with a header that has no end, up to 64 MiB. The
 // daemon has to close long before.
 func continuationFlood(t *testing.T, w *world) {
-	c := w.h2(t)
+	c := w.h2From(t, "127.0.0.3")
 	closed := make(chan string, 1)
 	go func() { closed <- c.readUntilClosed() }()
 	err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.encode(w.grpcCall("Bearer x.y.z")...)})
@@ -209,7 +214,7 @@ func continuationFlood(t *testing.T, w *world) {
 
 // controlFlood sends frames that want an answer and reads none, up to 16 MiB.
 func controlFlood(t *testing.T, w *world) {
-	c := w.h2(t)
+	c := w.h2From(t, "127.0.0.4")
 	var frames bytes.Buffer
 	f := http2.NewFramer(&frames, nil)
 	for range 1000 {

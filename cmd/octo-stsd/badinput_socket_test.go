@@ -32,7 +32,14 @@ func socketRows(t *testing.T, w *world) {
 // limit.
 func (w *world) connection(t *testing.T) net.Conn {
 	t.Helper()
-	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", w.Address())
+	return w.connectionFrom(t, "127.0.0.1")
+}
+
+// connectionFrom comes from an address of its own: who floods is kept out for a
+// while, with all who share the address.
+func (w *world) connectionFrom(t *testing.T, address string) net.Conn {
+	t.Helper()
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}).DialContext(t.Context(), "tcp", w.Address())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ const coldCallers = 1000
 // it allows, and each of them gets a token of its own, with both its lines.
 func TestColdBurst(t *testing.T) {
 	r := newRig(t, ststest.ServiceConfig{Edit: func(c map[string]any) {
-		c["limits"] = map[string]any{"concurrent": 2 * coldCallers, "per_address": 1_000_000, "burst": 1_000_000}
+		c["limits"] = map[string]any{"concurrent": 2 * coldCallers, "per_address": 1_000_000, "burst": 1_000_000, "connections_per_address": 4096}
 	}})
 	r.eventually("GitHub was asked about the App", func() bool { return r.GitHub.Calls()[ststest.AppRoute] == 1 })
 	r.GitHub.ResetCalls()

@@ -107,8 +107,9 @@ func (l *load) allGranted(t *testing.T) {
 // What is more than the operator's limits is refused unread, over each wire.
 func TestOverload(t *testing.T) {
 	r := newRig(t, ststest.ServiceConfig{Edit: func(c map[string]any) {
-		c["limits"] = map[string]any{"per_address": 0.000001, "burst": 1}
+		c["limits"] = map[string]any{"per_address": 0.000001, "burst": 2} // and 4 connections
 	}})
+	r.granted("acme/app", "reader")
 	r.granted("acme/app", "reader")
 	for _, w := range r.wires() {
 		a := w.ask(t, "acme/app", "reader", r.job(nil))
