@@ -44,7 +44,7 @@ type bench struct {
 // load generator and the stand-in for GitHub share the machine with both.
 func runBench(ctx context.Context, bin string) error {
 	service, err := ststest.Start(ctx, ststest.ServiceConfig{BinDir: bin, Webhook: true, Edit: func(config map[string]any) {
-		config["limits"] = map[string]any{"per_address": 1e6, "burst": 1000000}
+		config["limits"] = map[string]any{"per_address": 1e6, "burst": 1000000, "per_issuer": 1e6, "burst_per_issuer": 1000000, "connections_per_address": 4096}
 	}})
 	if err != nil {
 		return err
