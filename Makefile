@@ -3,15 +3,17 @@
 
 SHELL    := /bin/bash
 GO       ?= go
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+VERSION  := $(or $(VERSION),$(shell packaging/version))
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 GOBUILD  := $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 # Longer fuzzing and more kills: make soak FUZZTIME=1h KILLS=1000
 FUZZTIME ?= 10m
 KILLS    ?= 1000
+OVERLOAD ?= 5m
+FLOOD    ?= 20s
 
-.PHONY: all build run test bench soak lint generate clean prerequisites
+.PHONY: all build run test bench packages repo test-packages soak attack lint generate clean prerequisites
 
 all: build
 
@@ -38,12 +40,39 @@ test: prerequisites build lint
 bench: prerequisites build
 	bin/octo-sts-demo bench
 
+# Every deb and rpm, under dist/. One architecture alone: ARCHES=amd64.
+packages:
+	@packaging/prerequisites packages
+	VERSION=$(VERSION) packaging/packages
+
+# A signed apt and a signed dnf repository of them, under dist/repo:
+# make repo SIGNING_KEY=FINGERPRINT, of a key in your keyring.
+repo: packages
+	@packaging/prerequisites repo
+	SIGNING_KEY=$(SIGNING_KEY) packaging/repo
+
+# The packages checked, built a second time, installed and at work, on systems booted
+# in containers; as root.
+# SUITES="bookworm trixie noble" runs it on more than Debian 12, RUN=TestInstall a
+# part of it, UPGRADES=5 RESTARTS=100 more of those.
+test-packages:
+	@packaging/prerequisites test-packages
+	packaging/test-packages $(if $(RUN),-run '$(RUN)')
+
+# The daemon under ten times its load, and under floods: make attack OVERLOAD=5m
+attack: prerequisites build
+	OCTO_STS_BIN=$(CURDIR)/bin packaging/attack $(OVERLOAD) $(FLOOD)
+
+# Everything that takes hours.
 soak: prerequisites build
 	OCTO_STS_BIN=$(CURDIR)/bin packaging/soak $(FUZZTIME) $(KILLS)
+	OCTO_STS_BIN=$(CURDIR)/bin packaging/attack $(OVERLOAD) $(FLOOD)
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags manual ./cmd/octo-stsd ./cmd/octo-sts ./cmd/octo-sts-signer
+	$(GO) vet -tags packages ./packaging/test/...
 
 # The protobuf code in sts/stspb. Needs protoc.
 generate:
