@@ -74,9 +74,17 @@ func (s *sessions) get(deadline <-chan time.Time) (pkcs11.SessionHandle, error) 
 		default:
 		}
 		session, err := s.module.openSession(s.slot)
-		others := len(s.places) - 1
-		if rv, ok := returnValue(err); !ok || rv != pkcs11.CKR_SESSION_COUNT || others == 0 {
+		if rv, ok := returnValue(err); !ok || rv != pkcs11.CKR_SESSION_COUNT {
 			return session, err
+		}
+		if others := len(s.places) - 1; others == 0 {
+			// The last of them gave its session back before its place, so it is here unless it is broken.
+			select {
+			case session := <-s.idle:
+				return session, nil
+			default:
+				return 0, err
+			}
 		}
 		select {
 		case <-deadline:
