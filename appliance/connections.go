@@ -348,7 +348,7 @@ func (conn *connection) asked(contentLength int64) (given int64) {
 	}
 }
 
-// body makes good for what is read of a body.
+// body makes good for what is read of a body, after which its stream's window may be full again.
 type body struct {
 	io.ReadCloser
 	of *connection
@@ -356,7 +356,7 @@ type body struct {
 
 func (b body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.of.idle.Store(0)
+	b.of.idle.Store(-unreadBody)
 	b.of.budget.Add(int64(n + n/8)) // and for what is around it
 	return n, err
 }
