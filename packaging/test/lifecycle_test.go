@@ -11,10 +11,6 @@ import (
 	"time"
 )
 
-// crowd is how many exchanges a second there are meanwhile, from one address, with the limits as they are by default. Those
-// of the seconds that a restart takes on a slow machine are no more than may be under way at once.
-const crowd = 150
-
 // An installation's life: upgraded and downgraded under traffic, removed, purged, and installed again. Configuration, log
 // and keys are there throughout, what ran goes on, and what was stopped stays so.
 func TestLifecycle(t *testing.T) {
@@ -36,7 +32,7 @@ func TestLifecycle(t *testing.T) {
 			}
 			upgrade, downgrade := openPage(t, "operations.md", "Upgrade"), openPage(t, "operations.md", "Downgrade")
 			soak := campaigns()
-			x := startTraffic(t, a.world, crowd)
+			x := startTraffic(t, a.world, soak.crowd)
 			for range soak.upgrades {
 				before := a.processes()
 				upgrade.run(a.machine, "upgrade")
@@ -57,7 +53,7 @@ func TestLifecycle(t *testing.T) {
 				t.Errorf("%d tokens were given out, and the audit log has %d", granted, got)
 			}
 			t.Logf("%d upgrades and downgrades and %d restarts under %d exchanges a second: %d granted",
-				2*soak.upgrades, soak.restarts, crowd, granted)
+				2*soak.upgrades, soak.restarts, soak.crowd, granted)
 			a.verifyLog()
 			if got := a.read(file); got != edited {
 				t.Errorf("the configuration is now:\n%s", got)
@@ -156,8 +152,10 @@ func (a *appliance) renewed(before string) {
 	a.run("for p in $(pgrep --full '^/usr/bin/octo-sts'); do readlink /proc/$p/exe; done | { ! grep deleted; }")
 }
 
-// campaign is how often things are done: UPGRADES and RESTARTS in the environment, for long runs.
-type campaign struct{ upgrades, restarts int }
+// campaign is how often things are done: UPGRADES and RESTARTS in the environment, for long runs. crowd, CROWD there, is how many
+// exchanges a second there are meanwhile, from one address, with the limits as they are by default. As many as come in the
+// seconds that a restart takes on a slow machine may be under way at once.
+type campaign struct{ upgrades, restarts, crowd int }
 
 func campaigns() campaign {
 	number := func(name string, otherwise int) int {
@@ -166,5 +164,5 @@ func campaigns() campaign {
 		}
 		return otherwise
 	}
-	return campaign{upgrades: number("UPGRADES", 1), restarts: number("RESTARTS", 5)}
+	return campaign{upgrades: number("UPGRADES", 1), restarts: number("RESTARTS", 5), crowd: number("CROWD", 150)}
 }
