@@ -59,7 +59,8 @@ var (
 type connections struct {
 	rules *atomic.Pointer[rules]
 	shed  func(limit string)
-	paced atomic.Int32 // connections that are read slowly, at the moment
+	paced atomic.Int32  // connections that are read slowly, at the moment
+	steps chan struct{} // a place for each stranger's bytes that are being worked on
 
 	mu       sync.Mutex // guards the rest
 	open     []*connection
@@ -67,7 +68,7 @@ type connections struct {
 }
 
 func newConnections(rules *atomic.Pointer[rules], shed func(limit string)) *connections {
-	return &connections{rules: rules, shed: shed, networks: map[netip.Addr][]*connection{}}
+	return &connections{rules: rules, shed: shed, steps: make(chan struct{}, runtime.NumCPU()), networks: map[netip.Addr][]*connection{}}
 }
 
 // count is how many are open.
@@ -78,19 +79,18 @@ func (c *connections) count() int {
 }
 
 // limit bounds what is accepted from l.
-func (c *connections) limit(l net.Listener) net.Listener { return limited{l, c} }
+func (c *connections) limit(l net.Listener) net.Listener { return limited{l, c, &batch{}} }
 
 type limited struct {
 	net.Listener
 	connections *connections
+	recent      *batch
 }
 
 // Accept closes what is too much, and waits for a connection that is not.
 func (l limited) Accept() (net.Conn, error) {
 	for {
-		// While there is always another connection to accept, this goroutine never
-		// waits, and those that serve would wait for it.
-		runtime.Gosched()
+		l.recent.pace()
 		raw, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
@@ -116,6 +116,11 @@ type connection struct {
 
 	serving atomic.Int32  // exchanges under way
 	turns   chan struct{} // a place for each request that begins
+	reads   atomic.Int32  // while it is a stranger's
+	known   atomic.Bool   // something was granted on it: no stranger's any more
+	asks    atomic.Bool   // of HTTP/1.1, and past its handshake
+	step    atomic.Bool   // has a place in owner.steps
+	gone    atomic.Bool   // was closed
 	idle    atomic.Int64  // bytes that came since a request began or a body was read
 	taken   atomic.Int32  // requests that were taken back
 	budget  atomic.Int64  // bytes that may come before another request has to
@@ -300,11 +305,9 @@ func (conn *connection) Read(b []byte) (int, error) {
 	if err := conn.identify(); err != nil {
 		return 0, err
 	}
-	read := conn.Conn.Read
-	if conn.idle.Load() > unpaced {
-		read = conn.readSlowly
-	}
-	n, err := read(b)
+	conn.endStep()
+	n, err := conn.readAtPace(b)
+	conn.beginStep()
 	conn.idle.Add(int64(n))
 	if conn.budget.Add(int64(-n)) < 0 {
 		conn.owner.flooded(conn)
@@ -361,8 +364,15 @@ func (b body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write ends a step, since a peer may take its time to read.
+func (conn *connection) Write(b []byte) (int, error) {
+	conn.endStep()
+	return conn.Conn.Write(b)
+}
+
 // Close also makes room for another one.
 func (conn *connection) Close() error {
+	conn.closing()
 	conn.owner.mu.Lock()
 	conn.owner.remove(conn)
 	conn.owner.mu.Unlock()

@@ -120,6 +120,9 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer end()
+		if !conn.known.Load() {
+			w = introducing{w, conn}
+		}
 	}
 	if r.ProtoMajor == 1 && mayHideAnother(r) {
 		w.Header().Set("Connection", "close")
@@ -152,6 +155,10 @@ func (e *edge) begin(conn *connection, r *http.Request) (end func(), ok bool) {
 			conn.answered()
 		}
 	}
+	if r.ProtoMajor < 2 {
+		conn.asks.Store(true)
+		conn.endStep()
+	}
 	if r.ProtoMajor < 2 || callerOf(r).byProxy {
 		return counted, true // one at a time, or many callers'
 	}
@@ -164,6 +171,22 @@ func (e *edge) begin(conn *connection, r *http.Request) (end func(), ok bool) {
 		done()
 		counted()
 	}, true
+}
+
+// introducing makes a connection known with the first answer that is not a refusal.
+type introducing struct {
+	http.ResponseWriter
+	of *connection
+}
+
+// Unwrap is for http.ResponseController.
+func (i introducing) Unwrap() http.ResponseWriter { return i.ResponseWriter }
+
+func (i introducing) WriteHeader(status int) {
+	if status < http.StatusBadRequest {
+		i.of.known.Store(true)
+	}
+	i.ResponseWriter.WriteHeader(status)
 }
 
 // mayHideAnother tells whether a proxy in front of us may have seen this request

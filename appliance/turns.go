@@ -13,8 +13,8 @@ import (
 // asked; whatever goes on makes way for the next. That is 160 a second for a connection,
 // as much as an address has by default.
 const (
-	turns    = 8
-	turnTime = 50 * time.Millisecond
+	turns    = 2
+	turnTime = 12 * time.Millisecond
 )
 
 // waitAMoment is for a caller of HTTP/2 who asks too often. It takes that long of one
@@ -26,23 +26,6 @@ func waitAMoment(ctx context.Context) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-}
-
-// What asks nothing is read slowly once it is more than a long header: unpaced bytes
-// come at once, then a piece at a time, and between two pieces as many pauses as there
-// are connections like this one. So all of them together cost what one of them may.
-const (
-	unpaced = 32 << 10 // bytes
-	piece   = 4 << 10  // bytes
-	pause   = 20 * time.Millisecond
-)
-
-// readSlowly is for the connection's reader, which alone waits.
-func (conn *connection) readSlowly(b []byte) (int, error) {
-	others := conn.owner.paced.Add(1)
-	time.Sleep(min(time.Duration(others)*pause, readHeaderTimeout))
-	conn.owner.paced.Add(-1)
-	return conn.Conn.Read(b[:min(len(b), piece)])
 }
 
 // turn waits until a request may begin, and reports false where its caller took it
