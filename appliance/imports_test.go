@@ -28,6 +28,9 @@ var allowed = map[string][]string{
 	"sts/stspb/stspbconnect": {"sts/stspb"},
 	"sts":                    {"sts/audit", "sts/githubapp", "sts/idtoken", "sts/trustpolicy", "sts/stspb", "sts/stspb/stspbconnect"},
 
+	// What its users import brings nothing of the appliance along.
+	"sts/stsclient": {},
+
 	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
 
 	"signer":         {"sts/strictyaml", "sts/audit/checkpoint", "signer/systemd"},
