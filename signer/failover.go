@@ -159,6 +159,7 @@ func (k *hsmKey) SignMessage(_ io.Reader, message []byte, options crypto.SignerO
 		k.hsms.fail(k.member, k.worker, err)
 		return nil, err
 	}
+	k.member.signatures.Add(1)
 	return signature, nil
 }
 
@@ -166,6 +167,7 @@ func (k *hsmKey) SignMessage(_ io.Reader, message []byte, options crypto.SignerO
 func (h *HSMs) fail(m *member, w *worker, err error) {
 	h.log.Warn("HSM did not sign", zap.Int("hsm", m.index), zap.Error(err))
 	h.update(func() {
+		m.failures++
 		if m.worker == w {
 			m.failed = time.Now()
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,6 +62,9 @@ type member struct {
 	failed       time.Time
 	restarts     uint64
 	lastFailover time.Time
+	failovers    uint64
+	signatures   atomic.Uint64 // not guarded
+	failures     uint64
 	relabel      chan struct{} // holds one order to tell the worker the labels
 }
 
@@ -222,6 +226,7 @@ func (h *HSMs) update(change func()) {
 	if before := h.active; active >= 0 && active != before {
 		if before >= 0 && !(h.members[before].worker != nil && h.members[before].token.Open && h.members[before].trusted(now)) {
 			h.members[before].lastFailover = now
+			h.members[before].failovers++
 			h.log.Warn("another HSM takes over", zap.Int("hsm", active), zap.Int("from", before))
 		} else {
 			h.log.Info("HSM is in use", zap.Int("hsm", active))
@@ -239,9 +244,10 @@ func (h *HSMs) Status() []HSMStatus {
 	order := h.order()
 	var all []HSMStatus
 	for _, m := range h.members {
-		s := HSMStatus{TokenStatus: m.token, Active: len(order) > 0 && order[0] == m, Restarts: m.restarts, LastFailover: m.lastFailover}
+		s := HSMStatus{TokenStatus: m.token, Active: len(order) > 0 && order[0] == m, Restarts: m.restarts, LastFailover: m.lastFailover,
+			Failovers: m.failovers, Signatures: m.signatures.Load(), Failures: m.failures}
 		if m.worker == nil {
-			s.Open, s.Error = false, m.problem
+			s.Open, s.Sessions, s.Error = false, 0, m.problem
 		}
 		for _, label := range h.labels {
 			key := KeyStatus{Key: label, Error: h.whyUnfit(m, label)}

@@ -129,6 +129,7 @@ func TestAppJWTThroughTheSocket(t *testing.T) {
 		HSMs: []HSMStatus{{
 			TokenStatus: TokenStatus{Module: "/lib/module.so", Open: true},
 			Active:      true,
+			Signatures:  1,
 			Keys: []KeyStatus{
 				{Key: "app-1", Ready: true, Fingerprint: ready},
 				{Key: "app-2", Error: "no private key is labelled app-2"},

@@ -30,6 +30,8 @@ type TokenStatus struct {
 	TokenLabel   string `json:"token_label"`
 	TokenSerial  string `json:"token_serial"`
 	Open         bool   `json:"open"`
+	Sessions     int    `json:"sessions"`        // that are open
+	MaxSessions  int    `json:"max_sessions"`    // that may be open at once
 	Error        string `json:"error,omitempty"` // why it is not open
 }
 
@@ -39,6 +41,9 @@ type HSMStatus struct {
 	Active       bool        `json:"active"`                 // it is asked first at this moment
 	Restarts     uint64      `json:"restarts"`               // of its worker process, since the signer started
 	LastFailover time.Time   `json:"last_failover,omitzero"` // when another HSM last took over because this one failed
+	Failovers    uint64      `json:"failovers"`              // how often one did, since the signer started
+	Signatures   uint64      `json:"signatures"`             // that it made and that verified, since then
+	Failures     uint64      `json:"failures"`               // signatures that it did not make, or that did not verify, since then
 	Keys         []KeyStatus `json:"keys"`                   // every configured key
 }
 

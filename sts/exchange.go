@@ -257,7 +257,11 @@ func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 func (s *Service) observe(x *exchange, decision, reason string, detail error) {
 	took := time.Since(x.began)
 	if s.Observe != nil {
-		s.Observe(Observation{Decision: decision, Reason: reason, Duration: took})
+		o := Observation{Decision: decision, Reason: reason, Duration: took, PolicyAge: -1}
+		if x.file != nil {
+			o.PolicyAge = max(0, x.began.Sub(x.file.FetchedAt))
+		}
+		s.Observe(o)
 	}
 	logger, message := s.Logger, "exchange"
 	switch {

@@ -91,12 +91,16 @@ type Config struct {
 	Observe func(Observation)
 }
 
-// Observation is what metrics are made of: each field but Duration has a small,
+// Observation is what metrics are made of: Decision and Reason have a small,
 // bounded set of values.
 type Observation struct {
 	Decision string // audit.DecisionGranted, DecisionDenied or DecisionFailed
 	Reason   string // why not; empty for a grant
 	Duration time.Duration
+
+	// PolicyAge is for how long GitHub had not been asked about the trust policy;
+	// below 0 where the exchange did not come to one.
+	PolicyAge time.Duration
 }
 
 // Service performs exchanges. It is safe for concurrent use.

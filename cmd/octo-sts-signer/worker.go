@@ -132,6 +132,8 @@ func (t *workerToken) status() (signer.TokenStatus, time.Time) {
 		TokenLabel:   s.TokenLabel,
 		TokenSerial:  s.TokenSerial,
 		Open:         s.Open,
+		Sessions:     s.Sessions,
+		MaxSessions:  s.MaxSessions,
 		Error:        s.Error,
 	}, s.CallSince
 }

@@ -47,6 +47,8 @@ type Status struct {
 	TokenLabel   string
 	TokenSerial  string
 	Open         bool
+	Sessions     int    // open
+	MaxSessions  int    // that may be open at once: as configured, or fewer where the token allows no more
 	Error        string // why it is not open, "" where it is
 	// CallSince is when the oldest call into the module that is still under way began, zero where none is.
 	CallSince time.Time
@@ -144,6 +146,9 @@ func (k *Keyring) Status() Status {
 	}
 	if k.failure != nil {
 		s.Error = k.failure.Error()
+	}
+	if k.connection != nil {
+		s.Sessions, s.MaxSessions = k.connection.token.countSessions()
 	}
 	return s
 }

@@ -94,6 +94,9 @@ func (s *sessions) get(deadline <-chan time.Time) (pkcs11.SessionHandle, error) 
 	}
 }
 
+// count is the number of open sessions, or one more or fewer for a moment: those that are lent, and those that are not.
+func (s *sessions) count() int { return min(len(s.places)+len(s.idle), cap(s.places)) }
+
 // waiting is the number of open sessions that are not lent.
 func (s *sessions) waiting() int { return len(s.idle) }
 

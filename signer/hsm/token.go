@@ -181,6 +181,12 @@ func (t *Token) checkLogin() error {
 	})
 }
 
+// countSessions tells how many sessions are open, without asking the module, and how many may be: the one that keeps the
+// login is among both.
+func (t *Token) countSessions() (open, most int) {
+	return t.sessions.count() + 1, cap(t.sessions.places) + 1
+}
+
 // Info describes the module and the token.
 func (t *Token) Info() Info { return t.info }
 

@@ -121,7 +121,9 @@ func (l *Log) releaseRoom() {
 // commit writes a batch, makes it durable and answers those who wait for it.
 func (l *Log) commit(b *batch) {
 	watchdog := time.AfterFunc(l.stall, func() { l.stalled(b) })
+	began := time.Now()
 	err := l.write(b.buf)
+	l.config.ObserveWrite(time.Since(began))
 	watchdog.Stop()
 
 	l.mu.Lock()

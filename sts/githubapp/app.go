@@ -127,7 +127,7 @@ type appAnswer struct {
 // signature for that of one of the App's keys.
 func (c *Client) askApp(ctx context.Context, a *app) (got appAnswer, err error) {
 	doing := fmt.Sprintf("asking GitHub about App %d", a.id)
-	_, err = c.doAsApp(ctx, a, a.quota, call{doing: doing, method: http.MethodGet, path: "app", missing: ErrRefused}, &got)
+	_, err = c.doAsApp(ctx, a, a.quota, call{operation: "get_app", doing: doing, method: http.MethodGet, path: "app", missing: ErrRefused}, &got)
 	switch {
 	case statusOf(err) == http.StatusNotFound:
 		e := (*apiError)(nil)

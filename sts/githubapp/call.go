@@ -18,6 +18,7 @@ const usualAnswer = 8 << 10
 
 // call is one request to GitHub.
 type call struct {
+	operation string // for metrics: one of a fixed few
 	doing     string // for errors: "reading F of O/R"
 	method    string
 	path      string // relative to the API's root, escaped
@@ -57,7 +58,7 @@ type answer struct {
 func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
 	if request.background {
 		if err := c.awaitTurn(ctx, q, request); err != nil {
-			return answer{}, err
+			return answer{}, c.notSent(request, err)
 		}
 		defer func() { <-c.background }()
 	}
@@ -65,7 +66,7 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	defer cancel()
 	gh, err := q.admit(request)
 	if err != nil {
-		return answer{}, err
+		return answer{}, c.notSent(request, err)
 	}
 	httpRequest, err := gh.NewRequest(request.method, request.path, request.body)
 	if err != nil {
@@ -77,13 +78,15 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	}
 	gh, p, err := c.depart(callCtx, q, request)
 	if err != nil {
-		return answer{}, err
+		return answer{}, c.notSent(request, err)
 	}
 	// The body is read whole before anything is decoded: what was cut short
 	// must not pass, and a connection whose answer was read is used again.
 	var body bytes.Buffer
 	body.Grow(usualAnswer)
+	sent := time.Now()
 	response, err := gh.Do(callCtx, httpRequest, &body)
+	took := time.Since(sent)
 	got := answer{date: c.now()}
 	if response != nil && response.Response != nil {
 		got.date = c.clock.observe(response.Header, got.date)
@@ -98,6 +101,7 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 		failure = c.failed(q, request, response, err)
 	}
 	c.arrive(ctx, p, outcomeOf(request, response, err), failure)
+	c.observe(Observation{Operation: request.operation, Outcome: labelOf(err, failure, got.notModified), Duration: took})
 	if failure != nil {
 		return answer{}, failure
 	}
@@ -149,11 +153,11 @@ func (c *Client) doAsApp(ctx context.Context, a *app, q *quota, request call, ou
 	for attempt := 0; ; attempt++ {
 		// No JWT is asked for, and so nothing signed, for a call that may not leave.
 		if err := c.mayLeave(q, request); err != nil {
-			return answer{}, err
+			return answer{}, c.notSent(request, err)
 		}
 		jwt, err := a.jwt.get(ctx)
 		if err != nil {
-			return answer{}, &apiError{kind: ErrNoAppJWT, doing: request.doing, cause: err}
+			return answer{}, c.notSent(request, &apiError{kind: ErrNoAppJWT, doing: request.doing, cause: err})
 		}
 		got, err := c.do(ctx, q, jwt, request, out)
 		if err == nil || statusOf(err) != http.StatusUnauthorized || attempt > 0 || !a.jwt.drop(jwt) {

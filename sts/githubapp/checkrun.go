@@ -129,7 +129,7 @@ func (r *reporter) find(ctx context.Context) (standingRun, error) {
 	var got struct {
 		CheckRuns []standingRun `json:"check_runs"`
 	}
-	err := r.call(ctx, http.MethodGet, "commits/"+r.run.HeadSHA+"/check-runs?"+query.Encode(), nil, &got)
+	err := r.call(ctx, "list_check_runs", http.MethodGet, "commits/"+r.run.HeadSHA+"/check-runs?"+query.Encode(), nil, &got)
 	var latest standingRun
 	for _, run := range got.CheckRuns {
 		// GitHub was asked for these alone; a run of another App's could not be
@@ -197,7 +197,7 @@ func (r *reporter) create(ctx context.Context) (id int64, err error) {
 		Status: "completed", Conclusion: r.run.Conclusion, Output: output,
 	}
 	var made standingRun
-	if err := r.call(ctx, http.MethodPost, "check-runs", body, &made); err != nil {
+	if err := r.call(ctx, "create_check_run", http.MethodPost, "check-runs", body, &made); err != nil {
 		return 0, err
 	}
 	if made.ID <= 0 {
@@ -219,7 +219,7 @@ func (r *reporter) conclude(ctx context.Context, id int64) error {
 }
 
 func (r *reporter) update(ctx context.Context, id int64, body checkRunBody) error {
-	return r.call(ctx, http.MethodPatch, fmt.Sprintf("check-runs/%d", id), body, nil)
+	return r.call(ctx, "update_check_run", http.MethodPatch, fmt.Sprintf("check-runs/%d", id), body, nil)
 }
 
 // output is what GitHub is told, with as many of the annotations from the given
@@ -238,10 +238,10 @@ func (r *reporter) output(from int) (output *checkOutput, sent int) {
 }
 
 // call makes one call with the repository's token for check runs.
-func (r *reporter) call(ctx context.Context, method, path string, body, out any) error {
+func (r *reporter) call(ctx context.Context, operation, method, path string, body, out any) error {
 	kept := r.client.installationFor(r.inst)
 	_, err := r.client.doWith(ctx, r.inst, kept.quota, kept.checking(r.repo), call{
-		doing: r.doing, method: method, path: fmt.Sprintf("repos/%s/%s/%s", r.inst.Owner, r.repo, path),
+		operation: operation, doing: r.doing, method: method, path: fmt.Sprintf("repos/%s/%s/%s", r.inst.Owner, r.repo, path),
 		body: body, bodyLimit: checkRunBodyLimit, missing: ErrNotFound, background: true,
 	}, out)
 	return err

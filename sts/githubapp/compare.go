@@ -71,8 +71,9 @@ func (c *Client) Compare(ctx context.Context, inst Installation, repo, base, hea
 		} `json:"files"`
 	}
 	_, err := c.read(ctx, inst, call{
-		doing:  doing,
-		method: http.MethodGet,
+		operation: "compare_commits",
+		doing:     doing,
+		method:    http.MethodGet,
 		// Pages are of commits, which nobody reads; all the files come with the first.
 		path:       fmt.Sprintf("repos/%s/%s/compare/%s...%s?per_page=1&page=1", inst.Owner, repo, refOf(base), refOf(head)),
 		bodyLimit:  compareBodyLimit,

@@ -74,7 +74,7 @@ func (c *Client) deliveriesPage(ctx context.Context, a *app, doing, cursor strin
 		StatusCode  int       `json:"status_code"`
 		Redelivery  bool      `json:"redelivery"`
 	}
-	answered, err := c.doAsApp(ctx, a, a.quota, call{doing: doing, method: http.MethodGet, path: path, missing: ErrRefused, background: true}, &got)
+	answered, err := c.doAsApp(ctx, a, a.quota, call{operation: "list_deliveries", doing: doing, method: http.MethodGet, path: path, missing: ErrRefused, background: true}, &got)
 	if err != nil {
 		return nil, "", err
 	}
@@ -101,6 +101,7 @@ func (c *Client) Redeliver(ctx context.Context, appID, deliveryID int64) error {
 		return &apiError{kind: ErrRefused, doing: doing, detail: "there is no such App or delivery"}
 	}
 	_, err := c.doAsApp(ctx, a, a.quota, call{
+		operation:  "redeliver",
 		doing:      doing,
 		method:     http.MethodPost,
 		path:       fmt.Sprintf("app/hook/deliveries/%d/attempts", deliveryID),

@@ -68,6 +68,7 @@ func (c *Client) File(ctx context.Context, inst Installation, repo, path string)
 	key := fileKey{inst.ID, strings.ToLower(inst.Owner), strings.ToLower(repo), path}
 	// Only what passed the checks below was ever kept.
 	if k := c.files.recall(key); c.isYoung(k) {
+		c.files.hits.Add(1)
 		return k.answer()
 	}
 	doing := fmt.Sprintf("reading %s of %s/%s", path, inst.Owner, repo)
@@ -75,8 +76,10 @@ func (c *Client) File(ctx context.Context, inst Installation, repo, path string)
 	if err := errors.Join(checkName(inst.Owner), checkName(inst.repository), checkName(repo), err); err != nil {
 		return nil, &apiError{kind: ErrRefused, doing: doing, cause: err}
 	}
+	c.files.misses.Add(1)
 	return c.files.ask(ctx, key, c.isYoung, func(ctx context.Context, f *flight[*File]) (*File, error) {
 		return c.fetchFile(ctx, f, inst, key, call{
+			operation: "read_file",
 			doing:     doing,
 			method:    http.MethodGet,
 			path:      "repos/" + inst.Owner + "/" + repo + "/contents/" + escaped,

@@ -23,6 +23,7 @@ func (c *Client) FileAt(ctx context.Context, inst Installation, repo, path, comm
 	asked := c.now()
 	var got contentsAnswer
 	_, err = c.read(ctx, inst, call{
+		operation:  "read_file_at",
 		doing:      doing,
 		method:     http.MethodGet,
 		path:       fmt.Sprintf("repos/%s/%s/contents/%s?ref=%s", inst.Owner, repo, escaped, commit),

@@ -126,6 +126,9 @@ type Config struct {
 	// logged. Nil: nothing is logged.
 	Logger *zap.Logger
 
+	// Observe is told of each call, sent or not. It must not wait. Nil: nothing is.
+	Observe func(Observation)
+
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 }
@@ -140,6 +143,7 @@ type Client struct {
 	callTimeout  time.Duration // the constant, but for tests
 	sign         func(ctx context.Context, appID int64) (string, time.Time, error)
 	log          *zap.Logger
+	observe      func(Observation)
 	now          func() time.Time
 
 	// What a Successor has anew; the rest it shares.
@@ -189,6 +193,7 @@ func New(ctx context.Context, c Config) (*Client, error) {
 		policyMaxAge: c.PolicyMaxAge,
 		callTimeout:  callTimeout,
 		log:          c.Logger,
+		observe:      c.Observe,
 		now:          c.Now,
 		routes:       &routes{db: c.State},
 		breaker:      &breaker{},
@@ -201,6 +206,9 @@ func New(ctx context.Context, c Config) (*Client, error) {
 	}
 	if client.log == nil {
 		client.log = zap.NewNop()
+	}
+	if client.observe == nil {
+		client.observe = func(Observation) {}
 	}
 	if client.now == nil {
 		client.now = time.Now

@@ -51,9 +51,11 @@ func lookupKeyOf(a *app, owner, repo string) lookupKey {
 func (c *Client) locate(ctx context.Context, a *app, owner, repo string, since time.Time) (Installation, error) {
 	key := lookupKeyOf(a, owner, repo)
 	if k := c.lookups.recall(key); c.isCurrent(k, since) {
+		c.lookups.hits.Add(1)
 		return k.answer()
 	}
 	current := func(k known[Installation]) bool { return c.isCurrent(k, since) }
+	c.lookups.misses.Add(1)
 	return c.lookups.ask(ctx, key, current, func(ctx context.Context, f *flight[Installation]) (Installation, error) {
 		found, err := c.askInstallation(ctx, a, owner, repo, c.lookups.recall(key).value)
 		absent := errors.Is(err, ErrNotInstalled)
@@ -144,11 +146,12 @@ func (c *Client) askInstallation(ctx context.Context, a *app, owner, repo string
 	asked := c.now()
 	var got installationAnswer
 	answered, err := c.doAsApp(ctx, a, a.quota, call{
-		doing:   doing,
-		method:  http.MethodGet,
-		path:    "repos/" + owner + "/" + repo + "/installation",
-		etag:    old.etag,
-		missing: ErrNotInstalled,
+		operation: "find_installation",
+		doing:     doing,
+		method:    http.MethodGet,
+		path:      "repos/" + owner + "/" + repo + "/installation",
+		etag:      old.etag,
+		missing:   ErrNotInstalled,
 	}, &got)
 	if err != nil {
 		return Installation{}, err

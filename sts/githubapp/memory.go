@@ -3,6 +3,7 @@ package githubapp
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -33,6 +34,8 @@ type memory[K comparable, V any] struct {
 	groups  func(K, V) []group // V is the zero value where nothing is known to be there
 	size    func(V) int        // in bytes
 	maxSize int
+
+	hits, misses atomic.Uint64 // of questions that were, or were not, answered from memory
 
 	mu      sync.Mutex // guards what follows
 	present *simplelru.LRU[K, V]

@@ -99,6 +99,7 @@ func (c *Client) mint(ctx context.Context, inst Installation, r MintRequest, doi
 	}
 	var got mintAnswer
 	answered, err := c.doAsApp(ctx, a, c.installationFor(inst).quota, call{
+		operation: "mint",
 		doing:     doing,
 		method:    http.MethodPost,
 		path:      fmt.Sprintf("app/installations/%d/access_tokens", inst.ID),

@@ -27,6 +27,7 @@ const maxOwnTokens = 64
 
 // installation is what is kept for one installation.
 type installation struct {
+	appID int64
 	quota *quota
 
 	// tokens are those that this package works with: by repository in lower case
@@ -77,7 +78,7 @@ func (c *Client) installationFor(inst Installation) *installation {
 		return known
 	}
 	tokens, _ := lru.New[string, *ownToken](maxOwnTokens) // fails only for a size below 1
-	fresh := &installation{quota: c.newQuota(fmt.Sprintf("installation %d of %s", inst.ID, inst.Owner)), tokens: tokens}
+	fresh := &installation{appID: inst.AppID, quota: c.newQuota(fmt.Sprintf("installation %d of %s", inst.ID, inst.Owner)), tokens: tokens}
 	if known, ok, _ := c.installations.PeekOrAdd(inst.ID, fresh); ok {
 		return known
 	}
@@ -213,10 +214,11 @@ func (c *Client) proveToken(ctx context.Context, inst Installation, q *quota, ow
 			TotalCount int `json:"total_count"`
 		}
 		request := call{
-			doing:   fmt.Sprintf("checking the token %s for %s (installation %d)", own.purpose, inst.Owner, inst.ID),
-			method:  http.MethodGet,
-			path:    "installation/repositories?per_page=1",
-			missing: ErrUnavailable,
+			operation: "prove_token",
+			doing:     fmt.Sprintf("checking the token %s for %s (installation %d)", own.purpose, inst.Owner, inst.ID),
+			method:    http.MethodGet,
+			path:      "installation/repositories?per_page=1",
+			missing:   ErrUnavailable,
 		}
 		_, err := c.do(ctx, q, token.value, request, &seen)
 		if err == nil && seen.TotalCount == 0 {

@@ -33,7 +33,7 @@ func (c *Client) Revoke(ctx context.Context, token string) error {
 	q := c.newQuota("revocation")
 	for attempt := 0; ; attempt++ {
 		_, err := c.do(ctx, q, token, call{
-			doing: doing, method: http.MethodDelete, path: "installation/token", missing: ErrNotFound, urgent: attempt == 0,
+			operation: "revoke", doing: doing, method: http.MethodDelete, path: "installation/token", missing: ErrNotFound, urgent: attempt == 0,
 		}, nil)
 		status := statusOf(err)
 		unknown := status == http.StatusUnauthorized || status == http.StatusNotFound

@@ -87,6 +87,7 @@ func entryNamed(entries []TreeEntry, name string) (TreeEntry, bool) {
 func (c *Client) tree(ctx context.Context, inst Installation, repo, doing, object string) ([]TreeEntry, error) {
 	var got treeAnswer
 	_, err := c.read(ctx, inst, call{
+		operation:  "read_tree",
 		doing:      doing,
 		method:     http.MethodGet,
 		path:       fmt.Sprintf("repos/%s/%s/git/trees/%s", inst.Owner, repo, object),
