@@ -42,17 +42,7 @@ func newCommand(status *int) *cobra.Command {
 			}
 			return err
 		},
-	}, &cobra.Command{
-		Use: "check-config", Short: "Check the configuration and report every problem", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := appliance.Load(config)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems%s\n", config, c.Unchecked())
-			return err
-		},
-	}, &cobra.Command{
+	}, newCheckConfigCommand(&config), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			line := "octo-stsd " + version
