@@ -32,8 +32,9 @@ type Config struct {
 	// GitHub added since: {new_permission: [read, write]}.
 	Permissions map[string][]string `json:"permissions"`
 
-	Audit  Audit  `json:"audit"`
-	Signer Signer `json:"signer"`
+	Audit   Audit   `json:"audit"`
+	Signer  Signer  `json:"signer"`
+	Tracing Tracing `json:"tracing"`
 
 	// StateDirectory is the daemon's own directory for what must outlive it: the
 	// queue of webhook deliveries, which App an owner's checks stick to, and with
@@ -284,4 +285,25 @@ type Audit struct {
 // Signer says how to reach octo-sts-signer.
 type Signer struct {
 	Socket string `json:"socket"` // default /run/octo-sts-signer/signer.sock
+}
+
+// Tracing sends traces to a collector by OTLP over HTTP, with protobuf: each exchange
+// is one, and its steps are the spans, the signer's among them. No span holds anything
+// of an ID token, of a token of GitHub's, or of who asked for what.
+type Tracing struct {
+	// OTLPEndpoint is the collector's base URL, to which /v1/traces is added:
+	// https://otel.corp.example:4318, or http on a loopback address. Left out: nothing
+	// is traced.
+	OTLPEndpoint string `json:"otlp_endpoint"`
+
+	// OTLPCAFile holds PEM roots to trust for the collector instead of the system's.
+	OTLPCAFile string `json:"otlp_ca_file"`
+
+	// OTLPCredential is the name of a credential, a file in $CREDENTIALS_DIRECTORY,
+	// whose secret is sent to the collector as a bearer token. Left out: nothing is sent.
+	OTLPCredential string `json:"otlp_credential"`
+
+	// Sample is which part of the exchanges is traced, from 0 to 1. No caller can raise
+	// it. Default 1.
+	Sample *float64 `json:"sample"`
 }

@@ -22,7 +22,8 @@ var allowed = map[string][]string{
 	"sts/audit/checkpoint": {},
 	"sts/audit/forward":    {"sts/audit"},
 	"sts/idtoken":          {},
-	"sts/githubapp":        {},
+	"sts/span":             {},
+	"sts/githubapp":        {"sts/span"},
 
 	"sts/stspb":              {},
 	"sts/stspb/stspbconnect": {"sts/stspb"},
@@ -33,12 +34,12 @@ var allowed = map[string][]string{
 
 	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
 
-	"signer":         {"sts/strictyaml", "sts/audit/checkpoint", "signer/systemd"},
+	"signer":         {"sts/strictyaml", "sts/audit/checkpoint", "sts/span", "signer/systemd"},
 	"signer/hsm":     {"signer"},
 	"signer/setup":   {"signer", "sts/trustpolicy"},
 	"signer/systemd": {},
 
-	"appliance": {"signer", "signer/systemd", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/strictyaml", "sts/trustpolicy", "webhook"},
+	"appliance": {"signer", "signer/systemd", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/span", "sts/strictyaml", "sts/trustpolicy", "webhook"},
 
 	"systemd": {}, // tests of the units
 

@@ -82,11 +82,15 @@ func (c *Config) complete() {
 	setDefault(&c.Audit.Origin, c.Domain+"/audit")
 	setDefault(&c.Signer.Socket, "/run/octo-sts-signer/signer.sock")
 	setDefault(&c.StateDirectory, "/var/lib/octo-sts")
+	if c.Tracing.Sample == nil {
+		all := 1.0
+		c.Tracing.Sample = &all
+	}
 }
 
 // Unchecked says what Load could not look at; empty where it looked at everything.
 func (c *Config) Unchecked() string {
-	if _, set := os.LookupEnv(credentialsDirectory); !set && (len(c.Webhook.Secrets) > 0 || c.Audit.CloudEventsCredential != "" || c.TLS.ACME.EAB.HMACCredential != "") {
+	if _, set := os.LookupEnv(credentialsDirectory); !set && (len(c.Webhook.Secrets) > 0 || c.Audit.CloudEventsCredential != "" || c.Tracing.OTLPCredential != "" || c.TLS.ACME.EAB.HMACCredential != "") {
 		return "; $" + credentialsDirectory + " is not set, so the secrets were not looked at"
 	}
 	return ""
@@ -125,6 +129,7 @@ func (k *checker) check(c *Config) {
 	k.checkPermissions(c)
 	k.checkWebhook(c.Webhook)
 	k.checkAudit(c.Audit)
+	k.checkTracing(c.Tracing)
 }
 
 func (k *checker) checkListeners(c *Config) {

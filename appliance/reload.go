@@ -29,6 +29,7 @@ func needRestart() []string {
 		"audit",
 		"signer",
 		"state_directory",
+		"tracing",
 	}
 }
 
