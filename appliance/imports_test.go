@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"sts":                    {"sts/audit", "sts/githubapp", "sts/idtoken", "sts/trustpolicy", "sts/stspb", "sts/stspb/stspbconnect"},
 
 	// What its users import brings nothing of the appliance along.
+	"sts/idsource":  {},
 	"sts/stsclient": {},
 
 	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
@@ -53,7 +54,7 @@ var allowed = map[string][]string{
 	"packaging/generate": {"packaging/manual", "sts/trustpolicy"},
 
 	"cmd/octo-stsd":       {"appliance"},
-	"cmd/octo-sts":        {"sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
+	"cmd/octo-sts":        {"sts/idsource", "sts/stsclient", "sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
 	"cmd/octo-sts-signer": {"signer", "signer/hsm", "signer/setup", "signer/systemd", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
 	"cmd/octo-sts-demo":   {"signer", "sts/audit", "sts/audit/checkpoint", "sts/ststest"},
 }

@@ -63,7 +63,7 @@ func (s *Source) IDToken(ctx context.Context) (string, error) {
 		raw, err = compactForm(raw)
 	}
 	if err != nil {
-		return "", fmt.Errorf("getting the ID token from the source %s: %w", s.Name, err)
+		return "", fmt.Errorf("token source %s: %w", s.Name, err)
 	}
 	return raw, nil
 }
@@ -167,7 +167,7 @@ func (f *finder) find() (*Source, error) {
 		}
 		if p.check != nil {
 			if err := p.check(f); err != nil {
-				return nil, fmt.Errorf("no ID token from the source %s: %w", p.name, err)
+				return nil, fmt.Errorf("no ID token from the token source %s: %w", p.name, err)
 			}
 		}
 		return &Source{Name: p.name, place: p, finder: f}, nil
