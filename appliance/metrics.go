@@ -20,6 +20,7 @@ type metrics struct {
 	shed      *prometheus.CounterVec
 	closed    *prometheus.CounterVec
 	webhooks  *prometheus.CounterVec
+	revokes   *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -46,8 +47,12 @@ func newMetrics() *metrics {
 			Name: "octo_sts_webhook_deliveries_total",
 			Help: "Webhook deliveries, by event, and by what became of them.",
 		}, []string{"event", "outcome"}),
+		revokes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "octo_sts_revocations_total",
+			Help: "Revocations of installation tokens that somebody asked for, by what became of them.",
+		}, []string{"outcome"}),
 	}
-	m.registry.MustRegister(m.exchanges, m.seconds, m.shed, m.closed, m.webhooks,
+	m.registry.MustRegister(m.exchanges, m.seconds, m.shed, m.closed, m.webhooks, m.revokes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -60,6 +65,8 @@ func (m *metrics) observe(o sts.Observation) {
 func (m *metrics) delivered(o webhook.Observation) {
 	m.webhooks.WithLabelValues(o.Event, o.Outcome).Inc()
 }
+
+func (m *metrics) revoked(o sts.RevocationOutcome) { m.revokes.WithLabelValues(string(o)).Inc() }
 
 func (m *metrics) shedBy(limit string) { m.shed.WithLabelValues(limit).Inc() }
 

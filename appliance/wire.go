@@ -53,6 +53,8 @@ func (p *parts) serviceConfig(c *Config, verifier *idtoken.Verifier, github *git
 		DeniedPerOwner:   c.Limits.DeniedPerOwner,
 		Logger:           p.logger,
 		Observe:          p.counts.observe,
+
+		ObserveRevocation: p.counts.revoked,
 	}
 }
 
@@ -92,9 +94,11 @@ func recallShown(c *Config, verifier *idtoken.Verifier) error {
 // that runs each night is none.
 const recalledGrants = 26 * time.Hour
 
-// recallGrants tells service who was granted something lately, while it serves:
-// that only matters to those who come while strangers use up what they have.
+// recallGrants tells service who was granted what lately, while it serves: that only
+// matters to those who come while strangers use up what they have, and to those who
+// want a token revoked, who are asked to wait.
 func recallGrants(ctx context.Context, c *Config, service *sts.Service, logger *zap.Logger) {
+	defer service.Recalled()
 	for record, err := range audit.ReadSince(c.Audit.Directory, time.Now().Add(-recalledGrants)) {
 		if ctx.Err() != nil {
 			return
@@ -103,9 +107,7 @@ func recallGrants(ctx context.Context, c *Config, service *sts.Service, logger *
 			logger.Error("looking in the audit log for who was granted something lately", zap.Error(err))
 			return
 		}
-		if e := record.Entry; e.Kind == audit.Outcome && e.Decision == audit.DecisionGranted {
-			service.Granted(e.Issuer, e.Subject, e.Scope, e.Identity)
-		}
+		service.Recall(record.Entry)
 	}
 }
 

@@ -2,6 +2,7 @@ package sts
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -21,26 +22,46 @@ var (
 	ErrUnimplemented   = errors.New("not implemented")
 )
 
-// answers maps each kind of refusal to the wire: the gRPC code, the HTTP status
-// that grpc-gateway gives that code, and what the caller reads. A denial's text
-// is one and the same whatever the reason was, so that it tells nothing of a
+// Kinds of invalid request that OAuth has a name for, and nobody else.
+var (
+	ErrInvalidScope     = fmt.Errorf("%w: scope", ErrInvalidRequest)
+	ErrInvalidTarget    = fmt.Errorf("%w: identity", ErrInvalidRequest)
+	ErrUnsupportedGrant = fmt.Errorf("%w: grant type", ErrInvalidRequest)
+	errNotPosted        = errors.New("the method is not POST")
+)
+
+// answers maps each kind of refusal to the wires: the gRPC code, the HTTP status
+// that grpc-gateway gives that code, OAuth's error with its HTTP status (RFC 6749,
+// section 5.2, and RFC 8693, section 2.2.2), and what the caller reads. A denial's
+// text is one and the same whatever the reason was, so that it tells nothing of a
 // policy, not even whether it exists. The last row serves what is in none of
 // the others.
+//
+// RFC 8693 has an ID token that is not accepted be an invalid_request, and what
+// is not granted to a good one an invalid_target. It has no error for the moments in
+// which the same request may be made again; RFC 6749's for another endpoint
+// (section 4.1.2.1) is taken, with the HTTP status and Retry-After that say the same.
 var answers = []answer{
-	{ErrInvalidRequest, connect.CodeInvalidArgument, http.StatusBadRequest, "invalid request"},
-	{ErrUnauthenticated, connect.CodeUnauthenticated, http.StatusUnauthorized, "the ID token was not accepted"},
-	{ErrDenied, connect.CodePermissionDenied, http.StatusForbidden, "the exchange is not allowed"},
-	{ErrOverloaded, connect.CodeResourceExhausted, http.StatusTooManyRequests, "too many requests, try again later"},
-	{ErrUnavailable, connect.CodeUnavailable, http.StatusServiceUnavailable, "temporarily unavailable, try again"},
-	{ErrUnimplemented, connect.CodeUnimplemented, http.StatusNotImplemented, "not implemented"},
-	{nil, connect.CodeInternal, http.StatusInternalServerError, "internal error"},
+	{ErrInvalidScope, connect.CodeInvalidArgument, http.StatusBadRequest, "invalid_scope", http.StatusBadRequest, "invalid request"},
+	{ErrInvalidTarget, connect.CodeInvalidArgument, http.StatusBadRequest, "invalid_target", http.StatusBadRequest, "invalid request"},
+	{ErrUnsupportedGrant, connect.CodeInvalidArgument, http.StatusBadRequest, "unsupported_grant_type", http.StatusBadRequest, "invalid request"},
+	{ErrInvalidRequest, connect.CodeInvalidArgument, http.StatusBadRequest, "invalid_request", http.StatusBadRequest, "invalid request"},
+	{ErrUnauthenticated, connect.CodeUnauthenticated, http.StatusUnauthorized, "invalid_request", http.StatusBadRequest, "the ID token was not accepted"},
+	{ErrDenied, connect.CodePermissionDenied, http.StatusForbidden, "invalid_target", http.StatusBadRequest, "the exchange is not allowed"},
+	{ErrOverloaded, connect.CodeResourceExhausted, http.StatusTooManyRequests, "temporarily_unavailable", http.StatusTooManyRequests, "too many requests, try again later"},
+	{ErrUnavailable, connect.CodeUnavailable, http.StatusServiceUnavailable, "temporarily_unavailable", http.StatusServiceUnavailable, "temporarily unavailable, try again"},
+	{ErrUnimplemented, connect.CodeUnimplemented, http.StatusNotImplemented, "server_error", http.StatusNotImplemented, "not implemented"},
+	{errNotPosted, connect.CodeUnimplemented, http.StatusNotImplemented, "invalid_request", http.StatusMethodNotAllowed, "the method is not POST"},
+	{nil, connect.CodeInternal, http.StatusInternalServerError, "server_error", http.StatusInternalServerError, "internal error"},
 }
 
 type answer struct {
-	kind    error
-	code    connect.Code
-	status  int
-	message string
+	kind        error
+	code        connect.Code
+	status      int
+	oauth       string
+	oauthStatus int
+	message     string
 }
 
 // answerFor finds the row of err. A message with more in it than the table says
@@ -50,7 +71,7 @@ func answerFor(err error) answer {
 	for _, a := range answers {
 		if a.kind == nil || errors.Is(err, a.kind) {
 			var r *Refusal
-			if a.kind == ErrInvalidRequest && errors.As(err, &r) && r.Detail != nil {
+			if errors.Is(a.kind, ErrInvalidRequest) && errors.As(err, &r) && r.Detail != nil {
 				a.message += ": " + r.Detail.Error()
 			}
 			return a

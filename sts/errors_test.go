@@ -69,7 +69,7 @@ func TestDetailIsTheOperators(t *testing.T) {
 		}
 		a := answerFor(&Refusal{Kind: row.kind, Reason: "reason", Detail: errors.New("detail")})
 		want := row.message
-		if row.kind == ErrInvalidRequest {
+		if errors.Is(row.kind, ErrInvalidRequest) {
 			want += ": detail"
 		}
 		if a.message != want {

@@ -66,10 +66,10 @@ func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
 func (x *exchange) parse() error {
 	scope, err := ParseScope(x.request.Scope)
 	if err != nil {
-		return invalid("invalid_scope", err)
+		return &Refusal{Kind: ErrInvalidScope, Reason: "invalid_scope", Detail: err}
 	}
 	if err := CheckIdentity(x.request.Identity); err != nil {
-		return invalid("invalid_identity", err)
+		return &Refusal{Kind: ErrInvalidTarget, Reason: "invalid_identity", Detail: err}
 	}
 	x.scope = scope
 	return nil
@@ -200,6 +200,7 @@ func (s *Service) recordOutcome(ctx context.Context, x *exchange, minted githuba
 	}
 	s.budget.giveBack(x.purse)
 	s.budget.remember(x.purse.caller)
+	s.handedOut.add(sha256.Sum256([]byte(minted.Token)), minted.Expiry)
 	s.observe(x, audit.DecisionGranted, "", nil)
 	return nil
 }

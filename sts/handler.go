@@ -28,14 +28,16 @@ const (
 )
 
 // NewHandler serves s on the wire of octo-sts: gRPC (with grpc.health.v1),
-// gRPC-Web and Connect, and HTTP GET and POST /sts/exchange. A request must
-// carry its Caller in its context (WithCaller).
+// gRPC-Web and Connect, and HTTP GET and POST /sts/exchange; and on OAuth's, POST
+// /sts/token and POST /sts/revoke. A request must carry its Caller in its context (WithCaller).
 func NewHandler(s *Service) http.Handler {
 	mux := http.NewServeMux()
 	limit := connect.WithReadMaxBytes(maxMessage)
 	mux.Handle(stspbconnect.NewSecurityTokenServiceHandler(grpcAdapter{s}, limit))
 	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(stspbconnect.SecurityTokenServiceName), limit))
 	mux.Handle("/sts/exchange", httpAdapter{s})
+	mux.Handle(tokenPath, tokenAdapter{s})
+	mux.Handle(revokePath, revokeAdapter{s})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeStatus(w, http.StatusNotFound, connect.CodeNotFound, "Not Found")
 	})
@@ -56,11 +58,16 @@ func callerFrom(ctx context.Context) Caller {
 	return c
 }
 
-// WriteError answers a request of either wire with what the table of answers
-// says of err: for gRPC as its status, else as the JSON that grpc-gateway gives.
+// WriteError answers a request of any wire with what the table of answers
+// says of err: for gRPC as its status, for OAuth as RFC 6749 has it, else as the
+// JSON that grpc-gateway gives.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	setRetryAfter(w.Header(), err)
 	id := callerFrom(r.Context()).RequestID
+	if r.URL.Path == tokenPath || r.URL.Path == revokePath {
+		writeOAuthError(w, answerFor(err), id)
+		return
+	}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		if grpc := connect.NewErrorWriter(); grpc.IsSupported(r) {
 			_ = grpc.Write(w, r, connectError(err, id)) // a caller who is gone needs no answer

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
@@ -87,8 +88,10 @@ type Config struct {
 
 	Logger *zap.Logger
 
-	// Observe is called once at the end of each exchange. Optional.
-	Observe func(Observation)
+	// Observe is called once at the end of each exchange, ObserveRevocation at that of
+	// each revocation that somebody asked for. Optional.
+	Observe           func(Observation)
+	ObserveRevocation func(RevocationOutcome)
 }
 
 // Observation is what metrics are made of: Decision and Reason have a small,
@@ -114,6 +117,7 @@ type Service struct {
 
 	issuerRates *issuerRates // locks itself
 	budget      *budget      // locks itself
+	handedOut   *handedOut   // locks itself
 	askingTook  atomic.Int64 // time.Duration: the last look-up at GitHub
 
 	// unverified logs, at a bounded rate, exchanges whose caller never became
@@ -161,20 +165,21 @@ func New(_ context.Context, c Config) (*Service, error) {
 		return nil, fmt.Errorf("making the budget: %w", err)
 	}
 	return &Service{
-		Config: c, policies: policies, trustedIssuers: trustedIssuers, budget: budget, unverified: sampled(c.Logger),
+		Config: c, policies: policies, trustedIssuers: trustedIssuers, budget: budget, handedOut: newHandedOut(), unverified: sampled(c.Logger),
 		issuerRates: &issuerRates{perSecond: rate.Limit(c.PerIssuer), burst: c.BurstPerIssuer},
 	}, nil
 }
 
 // Successor returns a Service with another configuration that knows what s knows:
-// who was refused how often, who was granted something, which policies there are.
+// who was refused how often, who was granted something, which tokens, which policies
+// there are.
 // It changes nothing for s, which goes on as it is, until Begin is called.
 func (s *Service) Successor(ctx context.Context, c Config) (*Service, error) {
 	next, err := New(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	next.budget = s.budget
+	next.budget, next.handedOut = s.budget, s.handedOut
 	next.askingTook.Store(s.askingTook.Load())
 	if reflect.DeepEqual(c.Permissions, s.Permissions) {
 		next.policies = s.policies
@@ -190,17 +195,32 @@ func (s *Service) Successor(ctx context.Context, c Config) (*Service, error) {
 // before it, too.
 func (s *Service) Begin() { s.budget.allow(s.DeniedPerSubject, s.DeniedPerOwner) }
 
-// Granted tells s of a grant from before it was made: the caller is no stranger
-// to the owner of that scope, and the policy is there.
-func (s *Service) Granted(issuer, subject, scope, identity string) {
-	parsed, err := ParseScope(scope)
+// Recall tells s what the audit log says of the time before the start: a caller who
+// was granted something is no stranger to the owner of that scope, the policy is
+// there, and a token that lives can be revoked. The entries have to come in their order.
+func (s *Service) Recall(e audit.Entry) {
+	hash, err := hex.DecodeString(e.TokenSHA256)
+	known := err == nil && len(hash) == sha256.Size
+	switch {
+	case e.Kind == audit.Revocation && known:
+		s.handedOut.revoked([sha256.Size]byte(hash))
+		return
+	case e.Kind != audit.Outcome || e.Decision != audit.DecisionGranted:
+		return
+	case known:
+		s.handedOut.recall([sha256.Size]byte(hash), e.TokenExpiry)
+	}
+	parsed, err := ParseScope(e.Scope)
 	if err != nil {
 		return
 	}
 	owner, repository := strings.ToLower(parsed.Owner), cmp.Or(parsed.Repository, s.PolicyRepository)
-	s.budget.remember(grantKey{subjectKey{issuer, subject}, owner})
-	s.budget.found(lookupKey{owner, strings.ToLower(repository), identity})
+	s.budget.remember(grantKey{subjectKey{e.Issuer, e.Subject}, owner})
+	s.budget.found(lookupKey{owner, strings.ToLower(repository), e.Identity})
 }
+
+// Recalled says that the audit log has nothing more to tell.
+func (s *Service) Recalled() { s.handedOut.recalled() }
 
 // sampled lets through the first 20 lines of each second: enough for an operator
 // to see what is refused, too few for a stranger to fill the journal.

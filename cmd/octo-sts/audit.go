@@ -91,7 +91,7 @@ func (f *auditFilterFlags) add(c *cobra.Command) {
 	flags.StringVar(&f.filter.Subject, "subject", "", "ID tokens with exactly this subject")
 	flags.StringVar(&f.filter.RequestID, "request-id", "", "the request with this `ID`, which each answer to a caller carries")
 	flags.StringVar(&f.filter.Decision, "decision", "", "granted, denied or failed")
-	flags.StringVar(&f.kind, "kind", "", "intent, outcome, denied, trust_change, policy_check or admin")
+	flags.StringVar(&f.kind, "kind", "", "intent, outcome, denied, revocation, trust_change, policy_check or admin")
 	flags.StringVar(&f.since, "since", "", "not before this `TIME` (RFC 3339), or this long ago (90m, 2h, 7d)")
 	flags.StringVar(&f.until, "until", "", "before this `TIME` (RFC 3339), or this long ago")
 }

@@ -23,6 +23,9 @@ const (
 	Outcome Kind = "outcome"
 	// Denied is a request with a verified ID token that was refused.
 	Denied Kind = "denied"
+	// Revocation is the end of an installation token, before its hour was over, at the wish of somebody who has it. The Outcome
+	// with the same token hash says whose it was.
+	Revocation Kind = "revocation"
 	// PolicyCheck is a check of the trust policies of one commit, made because of a webhook delivery, and its conclusion.
 	PolicyCheck Kind = "policy_check"
 	// TrustChange is something that exchanges rest on, of which a webhook delivery said that it changed: a policy on a

@@ -131,6 +131,20 @@ func parseGrant(body []byte) (InstallationToken, error) {
 	return InstallationToken{Value: grant.Token, Expiry: grant.Expiry}, nil
 }
 
+// parseRevocation reads the answer to a revocation.
+func parseRevocation(body []byte) error {
+	var answer struct {
+		Revoked *bool `json:"revoked"`
+	}
+	if json.Unmarshal(body, &answer) != nil || answer.Revoked == nil {
+		return errors.New("the answer does not say whether the token was revoked: is this an octo-sts appliance?")
+	}
+	if !*answer.Revoked {
+		return ErrUnknownToken
+	}
+	return nil
+}
+
 // refusal reads any other answer: of the appliance in one of its two forms (that of gRPC and
 // RFC 6749's), or of whatever answered in its place.
 func (a *answer) refusal(sent Sent) *RefusedError {

@@ -155,9 +155,14 @@ func (c *Client) exchangeOnce(ctx context.Context, idToken string) (Installation
 	return parseGrant(a.body)
 }
 
+// ErrUnknownToken is what Revoke says of a token that the appliance does not know: it
+// expired, or another appliance handed it out, where it has to be revoked.
+var ErrUnknownToken = errors.New("the appliance knows no such token: it has expired, or was handed out elsewhere")
+
 // Revoke ends an installation token's life before its hour is over, through the
-// appliance, for machines that cannot reach GitHub. It is no error where the token is
-// not alive any more. Where the appliance says no, the error is a *RefusedError.
+// appliance that handed it out, for machines that cannot reach GitHub. To revoke one that was
+// revoked before is no error. Errors: ErrUnknownToken; a *RefusedError where the appliance
+// says no, after which the token may still live.
 func (c *Client) Revoke(ctx context.Context, installationToken string) error {
 	form := url.Values{"token": {installationToken}}.Encode()
 	err := c.repeat(ctx, func(ctx context.Context) error {
@@ -173,7 +178,7 @@ func (c *Client) Revoke(ctx context.Context, installationToken string) error {
 		if a.status != http.StatusOK {
 			return a.refusal(Sent{})
 		}
-		return nil
+		return parseRevocation(a.body)
 	})
 	if err != nil {
 		return fmt.Errorf("revoking an installation token at %s: %w", c.base.Host, err)

@@ -17,6 +17,7 @@ const (
 	MessageIntent      = "09229f08ce104f0b8fc74b48d54f21f0"
 	MessageOutcome     = "f7434b89d63648c1bbb5b87a323380d7"
 	MessageDenied      = "91b24b0afb0c441b9dc326b01b730adc"
+	MessageRevocation  = "00ef62a67f67d3695c3af1205dd7786a"
 	MessagePolicyCheck = "02a32214e2414652a7863ea5761e7082"
 	MessageTrustChange = "19303993145e4a7da2405f2e35931475"
 	MessageAdmin       = "5688626ce4d94503b3edfb3f75e2a90d"
@@ -37,6 +38,8 @@ func messageID(kind audit.Kind) string {
 		return MessageOutcome
 	case audit.Denied:
 		return MessageDenied
+	case audit.Revocation:
+		return MessageRevocation
 	case audit.PolicyCheck:
 		return MessagePolicyCheck
 	case audit.TrustChange:
