@@ -16,7 +16,7 @@ func adminHandler(h *health, m *metrics) http.Handler {
 	mux.HandleFunc("GET /healthz", h.healthz)
 	mux.HandleFunc("GET /readyz", h.readyz)
 	mux.Handle("GET /metrics", m.handler())
-	return mux
+	return m.requests.counting(adminEndpoint, mux)
 }
 
 // newest keeps a listener's newest connections open, and closes the oldest for

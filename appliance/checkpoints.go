@@ -66,6 +66,8 @@ func (c *checkpoints) measure(m *metrics) {
 	}{
 		{"octo_sts_audit_checkpoint_size", "Entries of the audit log that the newest signed checkpoint covers.",
 			func(s audit.CheckpointStatus) float64 { return float64(s.Signed.Size) }},
+		{"octo_sts_audit_checkpoint_timestamp_seconds", "When the newest signed checkpoint of the audit log was written, in Unix time; 0: there is none.",
+			func(s audit.CheckpointStatus) float64 { return unixTime(s.SignedAt) }},
 		{"octo_sts_audit_checkpoint_behind_seconds", "Age of the oldest entry of the audit log that no signed checkpoint covers; 0 where there is none.",
 			func(s audit.CheckpointStatus) float64 {
 				if s.Oldest.IsZero() {

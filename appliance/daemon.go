@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -56,6 +57,7 @@ type Daemon struct {
 	reloads      *reloads
 	hangup       <-chan os.Signal
 	checking     sync.Mutex         // held by the watchdog's check
+	isStuck      atomic.Bool        // what that found
 	background   context.Context    // of what runs until the end
 	stop         context.CancelFunc // ends that
 }
@@ -70,7 +72,7 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 		file:        c.file,
 		generations: &generations{began: time.Now()},
 		notify:      systemd.NewNotifier(logger),
-		reloads:     &reloads{},
+		reloads:     &reloads{good: time.Now()},
 		hangup:      hangup,
 	}
 	d.background, d.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -110,12 +112,14 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 		measureCertificate(d.certificates, d.counts)
 	}
 	d.health = &health{d.certificates, d.audit, d.copies, d.checkpoints, d.signer, d.generations, d.webhook, d.reloads}
+	d.measureState()
 	return d, d.listen(ctx, c)
 }
 
 // openLog opens the audit log and the state, and what follows the log.
 func (d *Daemon) openLog(ctx context.Context, c *Config) (err error) {
-	d.audit, err = audit.Open(ctx, audit.Config{Directory: c.Audit.Directory, Origin: c.Audit.Origin, Logger: d.logger})
+	d.audit, err = audit.Open(ctx, audit.Config{Directory: c.Audit.Directory, Origin: c.Audit.Origin, Logger: d.logger,
+		ObserveAppend: d.counts.appended, ObserveWrite: d.counts.written})
 	if err != nil {
 		return explainOwner(err, c.Audit.Directory)
 	}
@@ -151,7 +155,7 @@ func (d *Daemon) listen(ctx context.Context, c *Config) error {
 		handler http.Handler
 		tls     *tls.Config
 	}{
-		{"https", d.edge, publicTLS},
+		{"https", d.counts.requests.counting(publicEndpoint, d.edge), publicTLS},
 		{"http", plain, nil},
 		{"admin", adminHandler(d.health, d.counts), nil},
 	} {

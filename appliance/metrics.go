@@ -2,65 +2,119 @@ package appliance
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/octo-sts/appliance/sts"
+	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/webhook"
 )
 
-// metrics counts, in a registry of its own. Every label has a small, bounded set
-// of values: nothing that a caller sends becomes one.
+// metrics counts what happens, in a registry of its own; what is the case is read
+// when it is asked for: see metrics_state.go. Every label has a small, bounded set
+// of values: nothing that a caller sends becomes one. What an exchange counts is
+// looked up by labels beforehand, so that it costs next to nothing.
 type metrics struct {
-	registry  *prometheus.Registry
+	registry *prometheus.Registry
+
+	requests *requestMetrics
+	shed     *prometheus.CounterVec
+	closed   *prometheus.CounterVec
+
 	exchanges *prometheus.CounterVec
+	granted   prometheus.Counter // the one of exchanges that grants count
 	seconds   prometheus.Histogram
-	shed      *prometheus.CounterVec
-	closed    *prometheus.CounterVec
-	webhooks  *prometheus.CounterVec
-	revokes   *prometheus.CounterVec
+	policyAge prometheus.Histogram
+
+	calls     *prometheus.CounterVec
+	callTime  *prometheus.HistogramVec
+	operation map[string]operationMetrics // never changes
+
+	appends  prometheus.Histogram
+	writes   prometheus.Histogram
+	webhooks *prometheus.CounterVec
+}
+
+// operationMetrics are what most calls of one operation count.
+type operationMetrics struct {
+	ok      prometheus.Counter
+	seconds prometheus.Observer
 }
 
 func newMetrics() *metrics {
-	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "octo_sts_exchanges_total",
-			Help: "Exchanges that ended, by decision, and by reason where no token was handed out.",
-		}, []string{"decision", "reason"}),
-		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "octo_sts_exchange_duration_seconds",
-			Help:    "Duration of exchanges, whatever their decision.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
-		}),
-		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "octo_sts_requests_shed_total",
-			Help: "Requests refused unread because of load, by limit.",
-		}, []string{"limit"}),
-		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "octo_sts_connections_shed_total",
-			Help: "Connections refused, or closed to make room for others, by limit.",
-		}, []string{"limit"}),
-		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "octo_sts_webhook_deliveries_total",
-			Help: "Webhook deliveries, by event, and by what became of them.",
-		}, []string{"event", "outcome"}),
-		revokes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "octo_sts_revocations_total",
-			Help: "Revocations of installation tokens that somebody asked for, by what became of them.",
-		}, []string{"outcome"}),
+	m := &metrics{registry: prometheus.NewRegistry(), operation: map[string]operationMetrics{}}
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.requests = newRequestMetrics(m)
+	m.shed = m.counters("octo_sts_requests_shed_total", "Requests refused unread because of load, by limit.", "limit")
+	m.closed = m.counters("octo_sts_connections_shed_total", "Connections refused, or closed to make room for others, by limit.", "limit")
+	m.exchanges = m.counters("octo_sts_exchanges_total", "Exchanges that ended, by decision, and by reason where no token was handed out.", "decision", "reason")
+	m.granted = m.exchanges.WithLabelValues(audit.DecisionGranted, "")
+	m.seconds = m.histogram("octo_sts_exchange_duration_seconds", "Duration of exchanges, whatever their decision.",
+		prometheus.ExponentialBuckets(0.001, 2, 14))
+	m.policyAge = m.histogram("octo_sts_exchange_policy_age_seconds", "How long before an exchange GitHub was last asked about its trust policy.",
+		[]float64{0.1, 1, 5, 15, 30, 60, 120, 300, 600})
+	m.calls = m.counters("octo_sts_github_calls_total", "Calls to GitHub, by operation and by what came of them; held_back: not sent.", "operation", "outcome")
+	m.callTime = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "octo_sts_github_call_duration_seconds",
+		Help:    "Duration of calls that were sent to GitHub, from sending to the last byte, by operation.",
+		Buckets: []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10},
+	}, []string{"operation"})
+	m.registry.MustRegister(m.callTime)
+	for _, name := range githubapp.Operations() {
+		m.operation[name] = operationMetrics{m.calls.WithLabelValues(name, githubapp.OutcomeOK), m.callTime.WithLabelValues(name)}
 	}
-	m.registry.MustRegister(m.exchanges, m.seconds, m.shed, m.closed, m.webhooks, m.revokes,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	disk := prometheus.ExponentialBuckets(0.0001, 2, 17) // to 6.5 s; after 10 s the log gives up
+	m.appends = m.histogram("octo_sts_audit_append_duration_seconds", "How long entries of the audit log waited until they were durable.", disk)
+	m.writes = m.histogram("octo_sts_audit_sync_duration_seconds", "Duration of writing entries to the audit log together, with their sync.", disk)
+	m.webhooks = m.counters("octo_sts_webhook_deliveries_total", "Webhook deliveries, by event, and by what became of them.", "event", "outcome")
 	return m
 }
 
-func (m *metrics) observe(o sts.Observation) {
-	m.exchanges.WithLabelValues(o.Decision, o.Reason).Inc()
-	m.seconds.Observe(o.Duration.Seconds())
+func (m *metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
 }
+
+func (m *metrics) histogram(name, help string, buckets []float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+	m.registry.MustRegister(h)
+	return h
+}
+
+// observe counts an exchange.
+func (m *metrics) observe(o sts.Observation) {
+	if o.Decision == audit.DecisionGranted && o.Reason == "" {
+		m.granted.Inc()
+	} else {
+		m.exchanges.WithLabelValues(o.Decision, o.Reason).Inc()
+	}
+	m.seconds.Observe(o.Duration.Seconds())
+	if o.PolicyAge >= 0 {
+		m.policyAge.Observe(o.PolicyAge.Seconds())
+	}
+}
+
+// called counts a call to GitHub.
+func (m *metrics) called(o githubapp.Observation) {
+	operation := m.operation[o.Operation]
+	if o.Outcome == githubapp.OutcomeOK {
+		operation.ok.Inc()
+	} else {
+		m.calls.WithLabelValues(o.Operation, o.Outcome).Inc()
+	}
+	if o.Outcome != githubapp.OutcomeHeldBack {
+		operation.seconds.Observe(o.Duration.Seconds())
+	}
+}
+
+func (m *metrics) appended(d time.Duration) { m.appends.Observe(d.Seconds()) }
+
+func (m *metrics) written(d time.Duration) { m.writes.Observe(d.Seconds()) }
 
 func (m *metrics) delivered(o webhook.Observation) {
 	m.webhooks.WithLabelValues(o.Event, o.Outcome).Inc()

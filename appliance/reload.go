@@ -81,6 +81,7 @@ type reloads struct {
 	mu      sync.Mutex // guards what follows
 	problem error      // why the file on disk is not in force; nil where it is
 	waiting []string   // keys that need a restart
+	good    time.Time  // when a configuration came into force last
 }
 
 func (r *reloads) status() (problem error, waiting []string) {
@@ -89,10 +90,19 @@ func (r *reloads) status() (problem error, waiting []string) {
 	return r.problem, r.waiting
 }
 
+func (r *reloads) lastGood() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.good
+}
+
 func (r *reloads) set(problem error, waiting []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.problem, r.waiting = problem, waiting
+	if problem == nil {
+		r.good = time.Now()
+	}
 }
 
 // settleTime is for how long the file has to stay as it is to be believed: whoever

@@ -51,6 +51,7 @@ func (d *Daemon) answerWatchdog(ctx context.Context) {
 	said := ""
 	for {
 		stuck := d.stuck(ctx, interval)
+		d.isStuck.Store(stuck != "" && ctx.Err() == nil)
 		if stuck == "" {
 			d.notify.Alive()
 		} else if stuck != said && ctx.Err() == nil {

@@ -174,6 +174,7 @@ func (p *parts) githubConfig(c *Config) githubapp.Config {
 		MaxConcurrent: c.GitHub.MaxConcurrent,
 		State:         p.state,
 		Needs:         needs(c),
+		Observe:       p.counts.called,
 		UserAgent:     "octo-stsd/" + p.version,
 		Logger:        p.logger,
 	}

@@ -80,6 +80,27 @@ func answerFor(err error) answer {
 	panic("sts: the table of answers has no last row")
 }
 
+// HTTPStatus is the HTTP status that a gRPC code stands for: the one of the table
+// of answers, else the one that grpc-gateway gives it.
+func HTTPStatus(code connect.Code) int {
+	for _, a := range answers {
+		if a.code == code {
+			return a.status
+		}
+	}
+	switch code {
+	case 0:
+		return http.StatusOK
+	case connect.CodeCanceled:
+		return 499
+	case connect.CodeNotFound:
+		return http.StatusNotFound
+	case connect.CodeDeadlineExceeded:
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusInternalServerError
+}
+
 // Refusal is why an exchange ended without a token.
 type Refusal struct {
 	// Kind is one of the sentinel errors above.
