@@ -82,6 +82,9 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 			d.close()
 		}
 	}()
+	if d.tracing, err = newTracing(ctx, c, version, logger); err != nil {
+		return nil, err
+	}
 	if err := d.openLog(ctx, c); err != nil {
 		return nil, err
 	}
@@ -102,7 +105,7 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 		}
 		deliveries = d.webhook
 	}
-	if d.edge, err = newEdge(c, d.counts, d.generations, deliveries); err != nil {
+	if d.edge, err = newEdge(c, d.counts, d.tracing.handler(d.generations), d.tracing.handler(deliveries)); err != nil {
 		return nil, err
 	}
 	if d.certificates, err = newCertificates(c, logger); err != nil {
@@ -111,8 +114,7 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 	if d.certificates != nil {
 		measureCertificate(d.certificates, d.counts)
 	}
-	d.health = &health{d.certificates, d.audit, d.copies, d.checkpoints, d.signer, d.generations, d.webhook, d.reloads}
-	d.measureState()
+	d.health = &health{d.certificates, d.audit, d.copies, d.checkpoints, d.signer, d.generations, d.webhook, d.reloads, d.tracing}
 	return d, d.listen(ctx, c)
 }
 
@@ -239,6 +241,7 @@ func CollectLess() {
 func (d *Daemon) close() {
 	defer d.stop()
 	defer d.notify.Busy("stopping", stopLimit)()
+	defer d.tracing.close()
 	if d.sockets != nil {
 		systemd.CloseAll(d.sockets.byName) // already closed where they were served
 	}

@@ -26,6 +26,7 @@ type parts struct {
 	state   *bbolt.DB
 	signer  *signer.Client
 	counts  *metrics
+	tracing *tracing // nil: off
 }
 
 // generation is the exchange as one reading of the configuration has it. It never

@@ -26,6 +26,7 @@ type health struct {
 	generations  *generations
 	webhook      *webhook.Receiver // nil: none is configured
 	reloads      *reloads
+	tracing      *tracing // nil: off
 }
 
 // The three states of a check, and of the whole: the worst of its checks.
@@ -104,6 +105,7 @@ func (h *health) checks(ctx context.Context) []check {
 	if problem, _ := h.reloads.status(); problem != nil {
 		checks = append(checks, check{"configuration", stateDegraded, "the file on disk is not in force: " + problem.Error()})
 	}
+	checks = append(checks, h.tracing.checks()...)
 	return append(checks, h.copies.checks()...)
 }
 

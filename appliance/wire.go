@@ -167,7 +167,7 @@ func (p *parts) githubConfig(c *Config) githubapp.Config {
 		CAFile: c.GitHub.CAFile,
 		Apps:   apps,
 		AppJWT: func(ctx context.Context, appID int64) (string, time.Time, error) {
-			jwt, err := p.signer.AppJWT(ctx, appID)
+			jwt, err := p.signer.AppJWT(p.tracing.everything(ctx), appID)
 			return jwt.JWT, jwt.Expiry, err
 		},
 		PolicyMaxAge:  *c.GitHub.PolicyMaxAge,

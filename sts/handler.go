@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 
+	"github.com/octo-sts/appliance/sts/span"
 	"github.com/octo-sts/appliance/sts/stspb/stspbconnect"
 )
 
@@ -50,7 +51,7 @@ type callerKey struct{}
 // calls it, so that whatever answers the request can name its ID.
 func WithCaller(ctx context.Context, c Caller) context.Context {
 	c.UserAgent = printableASCII(c.UserAgent) // anybody's to write, and read by people
-	return context.WithValue(ctx, callerKey{}, c)
+	return context.WithValue(span.WithRequestID(ctx, c.RequestID), callerKey{}, c)
 }
 
 func callerFrom(ctx context.Context) Caller {

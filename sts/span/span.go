@@ -21,14 +21,18 @@ type Step struct {
 	// Method and Route are of an HTTP request. The route is a pattern with names in
 	// braces for whatever differs from request to request.
 	Method, Route string
+
+	// Elsewhere: this process only waits for it, as for each HTTP request.
+	Elsewhere bool
 }
 
 // End is what is known of a step when it has ended.
 type End struct {
-	// Decision is the audit log's word for how an exchange ended.
+	// Decision is the audit log's word for how an exchange ended: denied is no fault of
+	// ours. "" where nothing was decided.
 	Decision string
 
-	// Reason is why it failed, out of a bounded set; "" where it did not.
+	// Reason is why it did not do what it should, out of a bounded set; "" where it did.
 	Reason string
 
 	// Status is HTTP's; 0 where there is none.
