@@ -28,7 +28,6 @@ type tracing struct {
 const (
 	attributeMethod    = attribute.Key("http.request.method")
 	attributeRoute     = attribute.Key("http.route")
-	attributeTemplate  = attribute.Key("url.template")
 	attributeStatus    = attribute.Key("http.response.status_code")
 	attributeError     = attribute.Key("error.type") // why, out of a bounded set
 	attributeRequestID = attribute.Key("octo_sts.request_id")
@@ -170,15 +169,10 @@ func (t *tracing) Note(ctx context.Context, steps []span.Past) {
 }
 
 func begin(ctx context.Context, by trace.Tracer, s span.Step, options ...trace.SpanStartOption) (context.Context, trace.Span) {
-	name := s.Name
-	if s.Method != "" {
-		name = s.Method + " " + s.Route
-		options = append(options, trace.WithAttributes(attributeMethod.String(s.Method), attributeTemplate.String(s.Route)))
-	}
 	if s.Elsewhere {
 		options = append(options, trace.WithSpanKind(trace.SpanKindClient))
 	}
-	return by.Start(ctx, name, options...)
+	return by.Start(ctx, s.Name, options...)
 }
 
 func finish(one trace.Span, e span.End) {

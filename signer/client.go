@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/octo-sts/appliance/sts/audit/checkpoint"
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 var (
@@ -73,12 +74,19 @@ func NewClient(socket string) *Client {
 }
 
 // AppJWT asks for an App JWT. The error matches ErrUnavailable or ErrRefused.
-func (c *Client) AppJWT(ctx context.Context, appID int64) (AppJWT, error) {
+func (c *Client) AppJWT(ctx context.Context, appID int64) (jwt AppJWT, err error) {
+	ctx, end := span.Begin(ctx, span.Step{Name: "signer App JWT", Elsewhere: true})
+	defer func() {
+		var e span.End
+		if err != nil {
+			e.Reason = "failed"
+		}
+		end(e)
+	}()
 	body, err := json.Marshal(appJWTRequest{AppID: appID})
 	if err != nil {
 		return AppJWT{}, fmt.Errorf("encoding a request to the signer: %w", err)
 	}
-	var jwt AppJWT
 	if err := c.call(ctx, http.MethodPost, pathAppJWT, body, &jwt); err != nil {
 		return AppJWT{}, fmt.Errorf("getting a JWT for App %d: %w", appID, err)
 	}
@@ -109,11 +117,18 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, ans
 	// Not sent: it tells net/http that asking twice does no harm, so a connection that a restarted signer left dead is
 	// replaced without the caller noticing.
 	request.Header["Idempotency-Key"] = nil
+	if id := span.RequestID(ctx); id != "" {
+		request.Header.Set(headerRequestID, id)
+	}
+	if parent := span.Traceparent(ctx); parent != "" {
+		request.Header.Set(headerTraceparent, parent)
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	defer response.Body.Close()
+	noteSteps(ctx, response.Header.Get(headerSteps))
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	if err != nil {
 		return fmt.Errorf("%w: reading its answer: %w", ErrUnavailable, err)

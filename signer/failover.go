@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 const (
@@ -86,7 +88,7 @@ func (c candidate) try(ctx context.Context, use func(crypto.Signer) error) error
 		defer cancel()
 	}
 	c.key.ctx = ctx
-	return use(c.key)
+	return timeHSM(ctx, c.key.member.index, func() error { return use(c.key) })
 }
 
 // next finds the first HSM in order of preference whose worker has not been tried and that can sign with the key under
@@ -156,7 +158,7 @@ func (k *hsmKey) SignMessage(_ io.Reader, message []byte, options crypto.SignerO
 		err = verify(k.public, message, request.Hash, signature)
 	}
 	if err != nil {
-		k.hsms.fail(k.member, k.worker, err)
+		k.hsms.fail(k.ctx, k.member, k.worker, err)
 		return nil, err
 	}
 	k.member.signatures.Add(1)
@@ -164,8 +166,8 @@ func (k *hsmKey) SignMessage(_ io.Reader, message []byte, options crypto.SignerO
 }
 
 // fail notes that a signature failed. What failed with a worker that has been replaced since says nothing of the next one.
-func (h *HSMs) fail(m *member, w *worker, err error) {
-	h.log.Warn("HSM did not sign", zap.Int("hsm", m.index), zap.Error(err))
+func (h *HSMs) fail(ctx context.Context, m *member, w *worker, err error) {
+	h.log.Warn("HSM did not sign", zap.Int("hsm", m.index), span.Field(ctx), zap.Error(err))
 	h.update(func() {
 		m.failures++
 		if m.worker == w {

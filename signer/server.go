@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/octo-sts/appliance/sts/audit/checkpoint"
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 const (
@@ -166,7 +167,12 @@ func (s *Server) guard(limit int64, handle func(peer, *http.Request) (any, error
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
-		answer, err := handle(p, r)
+		began := time.Now()
+		ctx, steps := withCaller(r)
+		answer, err := handle(p, r.WithContext(ctx))
+		if steps != nil {
+			w.Header().Set(headerSteps, steps.header(began, err))
+		}
 		if err != nil {
 			writeError(w, err)
 			return
@@ -202,6 +208,9 @@ func (s *Server) appJWT(p peer, r *http.Request) (any, error) {
 		return nil, &httpError{http.StatusBadRequest, "reading the request: " + err.Error()}
 	}
 	fields := []zap.Field{zap.Int64("app_id", request.AppID), zap.Uint32("uid", p.uid), zap.Int32("pid", p.pid)}
+	if id := span.Field(r.Context()); id.Key != "" {
+		fields = append(fields, id)
+	}
 	jwt, err := s.service.AppJWT(r.Context(), request.AppID)
 	if err != nil {
 		if s.failures.Allow() {

@@ -14,6 +14,7 @@ import (
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/githubapp"
 	"github.com/octo-sts/appliance/sts/idtoken"
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 // Exchange performs one exchange, or says why not: the error is always a
@@ -24,6 +25,13 @@ import (
 // follows from being recorded.
 func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
 	x := s.begin(r)
+	ctx, end := span.Begin(ctx, span.Step{Name: "exchange"})
+	grant, err := s.perform(ctx, x)
+	end(span.End{Decision: x.decision, Reason: x.reason})
+	return grant, err
+}
+
+func (s *Service) perform(ctx context.Context, x *exchange) (*Grant, error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, x.deadline, errExchangeTimeout)
 	defer cancel()
 
@@ -34,32 +42,45 @@ func (s *Service) Exchange(ctx context.Context, r Request) (*Grant, error) {
 	if err := x.parse(); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	if err := s.verify(ctx, x); err != nil {
+	if err := step(ctx, x, "verify", s.verify); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
 	if err := s.issuerRates.take(x.idToken.Issuer, s.budget.isKnown(x.caller())); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	if err := s.resolve(ctx, x); err != nil {
+	if err := step(ctx, x, "resolve", s.resolve); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	if err := s.match(x); err != nil {
+	if err := step(ctx, x, "match", s.match); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	if err := s.recordIntent(ctx, x); err != nil {
+	if err := step(ctx, x, "audit intent", s.recordIntent); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	minted, err := s.mint(ctx, x)
+	err := step(ctx, x, "mint", s.mint)
 	if errors.Is(err, githubapp.ErrRateLimited) {
-		minted, err = s.mintAsAnother(ctx, x, err)
+		err = s.mintAsAnother(ctx, x, err)
 	}
 	if err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	if err := s.recordOutcome(ctx, x, minted); err != nil {
+	if err := step(ctx, x, "audit outcome", s.recordOutcome); err != nil {
 		return nil, s.refuse(ctx, x, err)
 	}
-	return &Grant{InstallationToken: minted.Token, Expiry: minted.Expiry}, nil
+	return &Grant{InstallationToken: x.token.Token, Expiry: x.token.Expiry}, nil
+}
+
+// step does one step of an exchange, which is timed where somebody traces.
+func step(ctx context.Context, x *exchange, name string, do func(context.Context, *exchange) error) error {
+	ctx, end := span.Begin(ctx, span.Step{Name: name})
+	err := do(ctx, x)
+	var e span.End
+	if err != nil {
+		refusal := asRefusal(err)
+		e = span.End{Decision: decisionOf(refusal), Reason: refusal.Reason}
+	}
+	end(e)
+	return err
 }
 
 // parse reads what the request asks for, strictly.
@@ -98,7 +119,7 @@ func (s *Service) verify(ctx context.Context, x *exchange) error {
 
 // match holds the caller's claims against the policy, and the policy against
 // the operator's ceiling.
-func (s *Service) match(x *exchange) error {
+func (s *Service) match(_ context.Context, x *exchange) error {
 	if err := s.Ceiling.Check(x.policyKind(), x.policy); err != nil {
 		return denied("ceiling", err)
 	}
@@ -146,57 +167,56 @@ func hungUp(ctx context.Context) bool {
 // mint asks GitHub for the token. From here on a token may exist, so a caller
 // who hangs up no longer stops anything: the token is then revoked instead of
 // being left alive for an hour in nobody's hands.
-func (s *Service) mint(ctx context.Context, x *exchange) (githubapp.InstallationToken, error) {
+func (s *Service) mint(ctx context.Context, x *exchange) error {
 	detached, cancel := context.WithDeadline(context.WithoutCancel(ctx), x.deadline)
 	defer cancel()
 	minted, err := s.GitHub.Mint(detached, x.installation, x.mintRequest())
 	if err != nil {
-		return minted, githubRefusal(err)
+		return githubRefusal(err)
 	}
 	x.minted(minted)
 	if ctx.Err() != nil {
 		r := ended(ctx)
 		r.Detail = fmt.Errorf("%w before the token could be handed out; %s", r.Detail, s.revoke(ctx, x, minted))
-		return minted, r
+		return r
 	}
-	return minted, nil
+	return nil
 }
 
 // mintAsAnother begins anew with another App of the owner's pool, after GitHub
 // limited the one that was to mint: which proves that there is no token. Where
 // there is no other, the error is what it was.
-func (s *Service) mintAsAnother(ctx context.Context, x *exchange, limited error) (githubapp.InstallationToken, error) {
-	var none githubapp.InstallationToken
+func (s *Service) mintAsAnother(ctx context.Context, x *exchange, limited error) error {
 	was := *x
-	if err := s.resolve(ctx, x); err != nil || x.installation.AppID == was.installation.AppID {
+	if err := step(ctx, x, "resolve", s.resolve); err != nil || x.installation.AppID == was.installation.AppID {
 		*x = was
-		return none, limited
+		return limited
 	}
 	entry := was.outcome(audit.DecisionFailed, asRefusal(limited).Error()+"; another App takes over")
 	if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
 		*x = was
-		return none, unavailable("audit_unavailable", err)
+		return unavailable("audit_unavailable", err)
 	}
 	x.intended = false
-	if err := s.match(x); err != nil {
-		return none, err
+	if err := step(ctx, x, "match", s.match); err != nil {
+		return err
 	}
-	if err := s.recordIntent(ctx, x); err != nil {
-		return none, err
+	if err := step(ctx, x, "audit intent", s.recordIntent); err != nil {
+		return err
 	}
-	minted, err := s.mint(ctx, x)
+	err := step(ctx, x, "mint", s.mint)
 	if errors.Is(err, githubapp.ErrRateLimited) {
 		return s.mintAsAnother(ctx, x, err) // until all of the pool are limited
 	}
-	return minted, err
+	return err
 }
 
 // recordOutcome returns once the audit log durably says that the token was
 // minted. Where it cannot, the token must not leave, and is revoked.
-func (s *Service) recordOutcome(ctx context.Context, x *exchange, minted githubapp.InstallationToken) error {
+func (s *Service) recordOutcome(ctx context.Context, x *exchange) error {
 	entry := x.outcome(audit.DecisionGranted, "")
 	if _, err := s.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {
-		return unavailable("audit_unavailable", fmt.Errorf("the token was minted but could not be recorded, so it was withheld; %s: %w", s.revoke(ctx, x, minted), err))
+		return unavailable("audit_unavailable", fmt.Errorf("the token was minted but could not be recorded, so it was withheld; %s: %w", s.revoke(ctx, x, x.token), err))
 	}
 	s.budget.giveBack(x.purse)
 	s.budget.remember(x.purse.caller)
@@ -227,10 +247,7 @@ func (s *Service) revoke(ctx context.Context, x *exchange, minted githubapp.Inst
 // strangers cannot fill the disk.
 func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 	refusal := asRefusal(err)
-	decision := audit.DecisionFailed
-	if errors.Is(refusal, ErrDenied) || errors.Is(refusal, ErrUnauthenticated) || errors.Is(refusal, ErrInvalidRequest) || errors.Is(refusal, ErrOverloaded) {
-		decision = audit.DecisionDenied
-	}
+	decision := decisionOf(refusal)
 	switch {
 	case x.purse == nil:
 	case x.intended: // the policy let the caller in
@@ -254,8 +271,17 @@ func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 	return refusal
 }
 
+// decisionOf tells a no from a failure.
+func decisionOf(refusal *Refusal) string {
+	if errors.Is(refusal, ErrDenied) || errors.Is(refusal, ErrUnauthenticated) || errors.Is(refusal, ErrInvalidRequest) || errors.Is(refusal, ErrOverloaded) {
+		return audit.DecisionDenied
+	}
+	return audit.DecisionFailed
+}
+
 // observe writes the one log line of an exchange and counts it.
 func (s *Service) observe(x *exchange, decision, reason string, detail error) {
+	x.decision, x.reason = decision, reason
 	took := time.Since(x.began)
 	if s.Observe != nil {
 		o := Observation{Decision: decision, Reason: reason, Duration: took, PolicyAge: -1}

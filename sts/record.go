@@ -28,8 +28,11 @@ type exchange struct {
 	policy           *trustpolicy.TrustPolicy
 	notice           string // what an intent should say although it goes ahead
 
-	intended bool // the intent is in the log, so an outcome must follow
+	token    githubapp.InstallationToken // once it is minted
+	intended bool                        // the intent is in the log, so an outcome must follow
 	entry    audit.Entry
+
+	decision, reason string // once it has ended
 }
 
 func (s *Service) begin(r Request) *exchange {
@@ -118,6 +121,7 @@ func (x *exchange) describe() {
 
 // minted adds what GitHub handed out: never the token, only its hashes.
 func (x *exchange) minted(t githubapp.InstallationToken) {
+	x.token = t
 	e := &x.entry
 	e.TokenSHA256, e.TokenSHA256Base64 = tokenHashes(t.Token)
 	e.TokenExpiry = t.Expiry

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-github/v60/github"
+
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 // usualAnswer is room for most answers, in bytes: GitHub describes each repository
@@ -50,12 +52,34 @@ type answer struct {
 	etag        string
 	cursor      string    // of the next page; "" where this is the last
 	date        time.Time // GitHub's clock; ours where it did not say
+	status      int
 }
 
 // do sends one call under credential, and decodes the body of a success into
 // out where out is not nil. It never retries and never follows. Errors are
 // *RateLimitError and *apiError.
+//
+// GitHub is told nothing of the trace that the call is part of: it could not show its
+// own part to anyone, and the trace's ID may be one that a caller chose.
 func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
+	if !span.IsOn(ctx) {
+		return c.send(ctx, q, credential, request, out)
+	}
+	ctx, end := span.Begin(ctx, span.Step{Name: "GitHub " + request.operation, Elsewhere: true})
+	got, err := c.send(ctx, q, credential, request, out)
+	done := span.End{Status: got.status}
+	if err != nil {
+		done.Status = statusOf(err)
+	}
+	// That there is no such file is an answer like another.
+	if outcome := labelOf(err, err, got.notModified); outcome != OutcomeOK && outcome != OutcomeNotModified && outcome != OutcomeNotFound {
+		done.Reason = outcome
+	}
+	end(done)
+	return got, err
+}
+
+func (c *Client) send(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
 	if request.background {
 		if err := c.awaitTurn(ctx, q, request); err != nil {
 			return answer{}, c.notSent(request, err)
@@ -91,6 +115,7 @@ func (c *Client) do(ctx context.Context, q *quota, credential string, request ca
 	if response != nil && response.Response != nil {
 		got.date = c.clock.observe(response.Header, got.date)
 		got.etag, got.cursor = response.Header.Get("ETag"), response.Cursor
+		got.status = response.StatusCode
 		got.notModified = response.StatusCode == http.StatusNotModified && request.etag != ""
 		if !request.asApp {
 			q.observe(response.Rate, got.date)

@@ -16,14 +16,8 @@ import (
 
 // Step is what is known of a step when it begins.
 type Step struct {
-	Name string // a constant, or Method and Route
-
-	// Method and Route are of an HTTP request. The route is a pattern with names in
-	// braces for whatever differs from request to request.
-	Method, Route string
-
-	// Elsewhere: this process only waits for it, as for each HTTP request.
-	Elsewhere bool
+	Name      string // one of a fixed few
+	Elsewhere bool   // this process only waits for it
 }
 
 // End is what is known of a step when it has ended.
