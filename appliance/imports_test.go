@@ -27,13 +27,13 @@ var allowed = map[string][]string{
 
 	"sts/stspb":              {},
 	"sts/stspb/stspbconnect": {"sts/stspb"},
-	"sts":                    {"sts/audit", "sts/githubapp", "sts/idtoken", "sts/trustpolicy", "sts/stspb", "sts/stspb/stspbconnect"},
+	"sts":                    {"sts/audit", "sts/githubapp", "sts/idtoken", "sts/span", "sts/trustpolicy", "sts/stspb", "sts/stspb/stspbconnect"},
 
 	// What its users import brings nothing of the appliance along.
 	"sts/idsource":  {},
 	"sts/stsclient": {},
 
-	"webhook": {"sts/audit", "sts/githubapp", "sts/trustpolicy"},
+	"webhook": {"sts/audit", "sts/githubapp", "sts/span", "sts/trustpolicy"},
 
 	"signer":         {"sts/strictyaml", "sts/audit/checkpoint", "sts/span", "signer/systemd"},
 	"signer/hsm":     {"signer"},
