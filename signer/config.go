@@ -29,6 +29,9 @@ import (
 //	checkpoint:
 //	  origin: sts.example.com/audit
 //	  key: audit-checkpoint
+//	probe:
+//	  issuer: https://sts.example.com/probe-issuer
+//	  key: probe-issuer
 type Config struct {
 	// Socket is the absolute path to listen on. Under systemd socket activation it is not used, the unit's
 	// ListenStream= is. Required.
@@ -48,6 +51,9 @@ type Config struct {
 
 	// Checkpoint says whose audit log is countersigned. Required.
 	Checkpoint CheckpointConfig `json:"checkpoint"`
+
+	// Probe says what the ID tokens are signed with by which the daemon probes itself. Left out: none is.
+	Probe ProbeConfig `json:"probe"`
 }
 
 // HSMConfig names one PKCS#11 token. Exactly one of TokenLabel, TokenSerial, Slot and URI is set.
@@ -104,6 +110,18 @@ type CheckpointConfig struct {
 	StateDirectory string `json:"state_directory"`
 }
 
+// ProbeConfig is the issuer of the ID tokens with which the daemon probes its own exchange. Every claim of theirs is made by
+// the signer; a policy that they are to be exchanged under names the issuer, and the subject `probe`.
+type ProbeConfig struct {
+	// Issuer is https://{domain}/probe-issuer, with the domain of octo-stsd.yaml: the daemon serves its keys there. The
+	// audience of the ID tokens is that domain. Required where the section is there.
+	Issuer string `json:"issuer"`
+
+	// Key is the CKA_LABEL of the P-256 key, which `key generate --probe` makes in each HSM. Nothing else may use it.
+	// Required where the section is there.
+	Key string `json:"key"`
+}
+
 const defaultStateDirectory = "/var/lib/octo-sts-signer"
 
 // maxHSMs bounds hsms: each is a process, and more than a few are a mistake.
@@ -144,8 +162,14 @@ func (c *Config) AppKeyLabels() []string {
 	return labels
 }
 
-// KeyLabels lists every configured key: the Apps' and the checkpoint key.
-func (c *Config) KeyLabels() []string { return append(c.AppKeyLabels(), c.Checkpoint.Key) }
+// KeyLabels lists every configured key: the Apps', the checkpoint key, and the probe's where there is one.
+func (c *Config) KeyLabels() []string {
+	labels := append(c.AppKeyLabels(), c.Checkpoint.Key)
+	if c.Probe.Key != "" {
+		labels = append(labels, c.Probe.Key)
+	}
+	return labels
+}
 
 // App returns the configuration of an App, false where it is not listed.
 func (c *Config) App(id int64) (AppConfig, bool) {
@@ -251,6 +275,9 @@ func (k *checker) config(c *Config) {
 	k.apps(c.Apps)
 	if k.given("checkpoint", false, "the origin of the audit log and the label of the key that signs its checkpoints"); k.doc.Has("checkpoint") {
 		k.checkpoint(c)
+	}
+	if k.doc.Has("probe") {
+		k.probe(c)
 	}
 }
 

@@ -34,6 +34,7 @@ type HSMs struct {
 	log           *zap.Logger
 	state         string // directory
 	checkpointKey string
+	probeKey      string // "": there is none
 	began         time.Time
 	// start starts the worker of one HSM. The supervisor calls it on a locked thread.
 	start func(index int, setup WorkerSetup) (*worker, error)
@@ -92,6 +93,7 @@ func newHSMs(c *Config, log *zap.Logger, start func(int, WorkerSetup) (*worker, 
 		log:           log,
 		state:         c.Checkpoint.StateDirectory,
 		checkpointKey: c.Checkpoint.Key,
+		probeKey:      c.Probe.Key,
 		began:         time.Now(),
 		start:         start,
 		labels:        c.KeyLabels(),
@@ -186,10 +188,13 @@ func (h *HSMs) whyUnfit(m *member, label string) string {
 	return ""
 }
 
-// reference is the HSM whose key all others must hold under label: the first one of which a key is known. It is nil for the
-// checkpoint key, which cannot leave the HSM that made it and so differs in each. The caller holds h.mu.
+// isOwn says whether the key under label cannot leave the HSM that made it, and so differs in each.
+func (h *HSMs) isOwn(label string) bool { return label == h.checkpointKey || label == h.probeKey }
+
+// reference is the HSM whose key all others must hold under label: the first one of which a key is known. It is nil for
+// keys that are each HSM's own. The caller holds h.mu.
 func (h *HSMs) reference(label string) *member {
-	if label == h.checkpointKey {
+	if h.isOwn(label) {
 		return nil
 	}
 	for _, m := range h.members {
@@ -253,7 +258,7 @@ func (h *HSMs) Status() []HSMStatus {
 			key := KeyStatus{Key: label, Error: h.whyUnfit(m, label)}
 			if key.Ready = key.Error == ""; key.Ready {
 				key.Fingerprint = fingerprint(m.public[label].encoded)
-				if label == h.checkpointKey {
+				if h.isOwn(label) {
 					key.Public = m.public[label].encoded
 				}
 			}

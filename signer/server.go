@@ -23,6 +23,7 @@ import (
 const (
 	pathAppJWT     = "/v1/app-jwt"
 	pathCheckpoint = "/v1/checkpoint"
+	pathProbe      = "/v1/probe-id-token"
 	pathStatus     = "/v1/status"
 
 	// maxRequest bounds a request's body, and its header as far as net/http allows.
@@ -35,6 +36,7 @@ const (
 type ServerConfig struct {
 	Service     *Service
 	Checkpoints *Countersigner
+	Probe       *ProbeIssuer // nil: no ID tokens are made
 	// AllowUIDs may connect, and nobody else may: see ResolveUsers.
 	AllowUIDs []uint32
 	Logger    *zap.Logger
@@ -44,6 +46,7 @@ type ServerConfig struct {
 type Server struct {
 	service     *Service
 	checkpoints *Countersigner
+	probe       *ProbeIssuer
 	allow       atomic.Pointer[[]uint32] // replaced as a whole, never changed
 	log         *zap.Logger
 	// refusals bounds how often the log tells of peers that are not allowed, and failures how often of JWTs that were not
@@ -56,7 +59,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if c.Service == nil || c.Checkpoints == nil || c.Logger == nil {
 		return nil, errors.New("configuring the signer's server: Service, Checkpoints and Logger are required")
 	}
-	s := &Server{service: c.Service, checkpoints: c.Checkpoints, log: c.Logger, refusals: rate.NewLimiter(1, 10), failures: rate.NewLimiter(1, 10)}
+	s := &Server{service: c.Service, checkpoints: c.Checkpoints, probe: c.Probe, log: c.Logger, refusals: rate.NewLimiter(1, 10), failures: rate.NewLimiter(1, 10)}
 	if err := s.SetAllowed(c.AllowUIDs); err != nil {
 		return nil, err
 	}
@@ -122,6 +125,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+pathAppJWT, s.guard(maxRequest, s.appJWT))
 	mux.Handle("POST "+pathCheckpoint, s.guard(maxCheckpointRequest, s.checkpoint))
+	mux.Handle("POST "+pathProbe, s.guard(maxRequest, s.probeIDToken))
 	mux.Handle("GET "+pathStatus, s.guard(maxRequest, s.status))
 	return mux
 }
@@ -143,11 +147,11 @@ func statusOf(err error) int {
 		return h.status
 	case errors.As(err, &conflict):
 		return http.StatusConflict
-	case errors.Is(err, ErrUnknownApp):
+	case errors.Is(err, ErrUnknownApp), errors.Is(err, ErrNoProbeIssuer):
 		return http.StatusNotFound
 	case errors.Is(err, ErrCheckpointRefused):
 		return http.StatusBadRequest
-	case errors.Is(err, ErrNotReady), errors.Is(err, ErrCheckpointNotReady), errors.Is(err, ErrNoCheckpointState), errors.Is(err, ErrCheckpointStateLocked), errors.Is(err, ErrCheckpointRate):
+	case errors.Is(err, ErrNotReady), errors.Is(err, ErrCheckpointNotReady), errors.Is(err, ErrNoCheckpointState), errors.Is(err, ErrCheckpointStateLocked), errors.Is(err, ErrCheckpointRate), errors.Is(err, ErrProbeRate):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -225,6 +229,7 @@ func (s *Server) appJWT(p peer, r *http.Request) (any, error) {
 func (s *Server) status(peer, *http.Request) (any, error) {
 	status := s.service.Status()
 	status.Checkpoint = s.checkpoints.Status()
+	status.Probe = s.probe.Status()
 	return status, nil
 }
 

@@ -11,6 +11,15 @@ type Status struct {
 	Apps       []AppStatus `json:"apps"`
 
 	Checkpoint CheckpointStatus `json:"checkpoint"`
+	Probe      *ProbeStatus     `json:"probe,omitempty"` // nil: signer.yaml has no section probe
+}
+
+// ProbeStatus is the state of the issuer of the probe's ID tokens. HSMStatus.Keys has its keys, of which each HSM has its own.
+type ProbeStatus struct {
+	Issuer string `json:"issuer"`
+	Key    string `json:"key"`             // CKA_LABEL
+	Ready  bool   `json:"ready"`           // an HSM could sign at this moment
+	Error  string `json:"error,omitempty"` // why none could, or how the last signature failed
 }
 
 // CheckpointStatus is what the signer knows of the log that it countersigns.
@@ -52,8 +61,8 @@ type KeyStatus struct {
 	Key         string `json:"key"` // CKA_LABEL
 	Ready       bool   `json:"ready"`
 	Fingerprint string `json:"fingerprint,omitempty"` // as Fingerprint has it; "" while the key is not ready
-	// Public is the public half of the checkpoint key in PKIX form (SubjectPublicKeyInfo of RFC 5280), which a verifier key
-	// is made of; nil for Apps' keys, and while it is not ready.
+	// Public is the public half of the checkpoint key or the probe's in PKIX form (SubjectPublicKeyInfo of RFC 5280), which
+	// a verifier key or a JWK is made of; nil for Apps' keys, and while it is not ready.
 	Public []byte `json:"public,omitempty"`
 	Error  string `json:"error,omitempty"` // why it is not ready
 }

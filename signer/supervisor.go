@@ -38,7 +38,7 @@ func (h *HSMs) supervise(ctx context.Context, m *member) {
 	pause := time.Duration(0)
 	for sleep(ctx, pause) {
 		h.mu.Lock()
-		setup := WorkerSetup{HSM: m.config, Labels: h.labels, CheckpointKey: h.checkpointKey, StateDirectory: h.state}
+		setup := WorkerSetup{HSM: m.config, Labels: h.labels, CheckpointKey: h.checkpointKey, ProbeKey: h.probeKey, StateDirectory: h.state}
 		h.mu.Unlock()
 		w, err := h.start(m.index, setup)
 		if err != nil {

@@ -20,7 +20,8 @@ import (
 type WorkerSetup struct {
 	HSM            HSMConfig
 	Labels         []string // CKA_LABELs of the keys to keep usable
-	CheckpointKey  string   // the one of them that signs checkpoints; the others are Apps'
+	CheckpointKey  string   // the one of them that signs checkpoints
+	ProbeKey       string   // the one that signs a probe's ID tokens, "" where there is none; the others are Apps'
 	StateDirectory string
 }
 
@@ -28,6 +29,8 @@ type WorkerSetup struct {
 func (s WorkerSetup) Suits(label string, public crypto.PublicKey) error {
 	_, isRSA := public.(*rsa.PublicKey)
 	switch {
+	case label == s.ProbeKey && label != "":
+		return suitsProbe(public)
 	case label == s.CheckpointKey && isRSA:
 		return errors.New("it is an RSA key, and checkpoints are signed with an Ed25519 or P-256 key")
 	case label != s.CheckpointKey && !isRSA:

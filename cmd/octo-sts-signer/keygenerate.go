@@ -15,7 +15,8 @@ import (
 )
 
 func newKeyGenerateCommand(flags *keyFlags) *cobra.Command {
-	return &cobra.Command{
+	var probe bool
+	cmd := &cobra.Command{
 		Use:   "generate",
 		Short: "Make the checkpoint key in every HSM, and begin the log where it is new",
 		Long: `Make the checkpoint key in every HSM that has none, and begin the log where it is new.
@@ -27,7 +28,10 @@ all of them, away from this machine: octo-sts audit verify --key takes them.
 Where no HSM had the key, and checkpoint.state_directory says nothing of a checkpoint
 signed before, the log is new: its state of no entries is signed and written. A state
 that was lost is not made anew: see octo-sts-signer checkpoint restore. Running the
-command again changes nothing and prints the same keys.`,
+command again changes nothing and prints the same keys.
+
+With --probe, the key under probe.key is made instead, with which the signer signs the
+ID tokens that the daemon probes itself with: P-256, and each HSM has its own, too.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := loadConfig(flags.config)
@@ -37,6 +41,9 @@ command again changes nothing and prints the same keys.`,
 			pins, err := readPINs(config)
 			if err != nil {
 				return err
+			}
+			if probe {
+				return generateAndTell(cmd, flags, config, pins)
 			}
 			report, err := generateCheckpointKeys(cmd.Context(), config, pins)
 			if err != nil {
@@ -48,6 +55,8 @@ command again changes nothing and prints the same keys.`,
 			return writeGenerateReport(cmd.OutOrStdout(), report)
 		},
 	}
+	cmd.Flags().BoolVar(&probe, "probe", false, "make the probe's key (probe.key), not the checkpoint key")
+	return cmd
 }
 
 // generateReport is the answer of key generate.
@@ -94,7 +103,7 @@ func generateCheckpointKeys(ctx context.Context, config *signer.Config, pins []s
 	}
 	report.HSMs = report.HSMs[:0]
 	err = eachToken(ctx, config, pins, func(token *hsm.Token) error {
-		key, already, err := findOrGenerate(token, config.Checkpoint.Key)
+		key, already, err := findOrGenerate(token, config.Checkpoint.Key, token.GenerateCheckpointKey)
 		if err == nil && state != nil && !report.Began {
 			if err := beginLog(state, config.Checkpoint, key); err != nil {
 				return errors.Join(err, withdraw(token, config.Checkpoint.Key, already))
@@ -140,10 +149,10 @@ func otherLog(state *signer.CheckpointState, last signer.SignedCheckpoint, confi
 	return fmt.Errorf("%s is of the log %s, and checkpoint.origin is %s: each log needs a checkpoint.state_directory and a checkpoint.key of its own", state.Path(), last.Checkpoint.Origin, config.Checkpoint.Origin)
 }
 
-func findOrGenerate(token *hsm.Token, label string) (key *hsm.Key, already bool, err error) {
+func findOrGenerate(token *hsm.Token, label string, generate func(string) (*hsm.Key, error)) (key *hsm.Key, already bool, err error) {
 	key, err = token.Key(label)
 	if errors.Is(err, hsm.ErrKeyNotFound) {
-		key, err = token.GenerateCheckpointKey(label)
+		key, err = generate(label)
 		return key, false, err
 	}
 	return key, true, err

@@ -113,6 +113,9 @@ func loadApp(path string, appID int64, label string) (*signer.Config, signer.App
 	if label == config.Checkpoint.Key {
 		return nil, app, usageError{fmt.Errorf("label %q is that of the checkpoint key in %s", label, path)}
 	}
+	if label != "" && label == config.Probe.Key {
+		return nil, app, usageError{fmt.Errorf("label %q is that of the probe's key in %s", label, path)}
+	}
 	return config, app, nil
 }
 

@@ -102,6 +102,8 @@ func writeKeyTable(w io.Writer, config *signer.Config, h hsmKeys) error {
 			fmt.Fprintf(w, "key %q of App %d is refused: %s\n", r.Label, r.AppID, r.Weakness)
 		case r.Weakness != "" && r.Label == config.Checkpoint.Key:
 			fmt.Fprintf(w, "the checkpoint key %q is refused: %s\n", r.Label, r.Weakness)
+		case r.Weakness != "" && r.Label == config.Probe.Key && r.Label != "":
+			fmt.Fprintf(w, "the probe's key %q is refused: %s\n", r.Label, r.Weakness)
 		case r.VerifierKey != "":
 			fmt.Fprintf(w, "the checkpoint key %q verifies as %s\n", r.Label, r.VerifierKey)
 		}
@@ -110,6 +112,8 @@ func writeKeyTable(w io.Writer, config *signer.Config, h hsmKeys) error {
 		hint := ""
 		if label == config.Checkpoint.Key {
 			hint = ": octo-sts-signer key generate makes it"
+		} else if label == config.Probe.Key {
+			hint = ": octo-sts-signer key generate --probe makes it"
 		}
 		fmt.Fprintf(w, "key %q is configured and not in the token%s\n", label, hint)
 	}

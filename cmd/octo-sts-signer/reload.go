@@ -22,7 +22,7 @@ const (
 // reloader takes up the apps and allow_users of signer.yaml while the signer serves.
 type reloader struct {
 	path    string
-	config  *signer.Config // what is in force; socket, hsms and checkpoint stay as they were at the start
+	config  *signer.Config // what is in force; socket, hsms, checkpoint and probe stay as they were at the start
 	hsms    *signer.HSMs
 	service *signer.Service
 	server  *signer.Server
@@ -57,14 +57,18 @@ func (r *reloader) takeUp(ctx context.Context) error {
 		"socket":     next.Socket != r.config.Socket,
 		"hsms":       !reflect.DeepEqual(next.HSMs, r.config.HSMs),
 		"checkpoint": next.Checkpoint != r.config.Checkpoint,
+		"probe":      next.Probe != r.config.Probe,
 	} {
 		if differs {
 			r.log.Warn("a change of the configuration waits for a restart", zap.String("key", key))
 		}
 	}
-	next.Socket, next.HSMs, next.Checkpoint = r.config.Socket, r.config.HSMs, r.config.Checkpoint
+	next.Socket, next.HSMs, next.Checkpoint, next.Probe = r.config.Socket, r.config.HSMs, r.config.Checkpoint, r.config.Probe
 	if app, ok := next.AppOfKey(next.Checkpoint.Key); ok {
 		return fmt.Errorf("App %d has the key %q, which signs checkpoints until a restart", app.ID, next.Checkpoint.Key)
+	}
+	if app, ok := next.AppOfKey(next.Probe.Key); ok {
+		return fmt.Errorf("App %d has the key %q, which signs probes' ID tokens until a restart", app.ID, next.Probe.Key)
 	}
 	r.hsms.SetLabels(slices.Compact(slices.Sorted(slices.Values(slices.Concat(r.config.KeyLabels(), next.KeyLabels())))))
 	if err := r.awaitKeys(ctx, next); err != nil {

@@ -91,7 +91,7 @@ func serve(ctx context.Context, path string, logs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	server, err := signer.NewServer(signer.ServerConfig{Service: service, Checkpoints: checkpoints, AllowUIDs: uids, Logger: log})
+	server, err := signer.NewServer(signer.ServerConfig{Service: service, Checkpoints: checkpoints, Probe: signer.NewProbeIssuer(config.Probe, hsms), AllowUIDs: uids, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ const (
 )
 
 // tryHSMs shows that each HSM takes the PIN, an import, and the removal of what was imported, with a key of no meaning, and
-// makes the checkpoint keys.
+// makes the checkpoint keys and the probe's.
 func (s *setupRun) tryHSMs(ctx context.Context, stdout io.Writer) error {
 	trial, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -46,7 +46,14 @@ func (s *setupRun) tryHSMs(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return writeGenerateReport(stdout, report)
+	if err := writeGenerateReport(stdout, report); err != nil {
+		return err
+	}
+	placed, err := generateProbeKeys(ctx, s.config, s.pins)
+	if err != nil {
+		return err
+	}
+	return writeProbeKeys(stdout, placed)
 }
 
 // finish does what follows when GitHub has made the App. Each step is taken whatever became of the others, since the

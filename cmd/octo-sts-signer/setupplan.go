@@ -23,6 +23,7 @@ const (
 	webhookCredential = "webhook-secret"
 	pinCredential     = "hsm-pin"
 	checkpointLabel   = "audit-checkpoint"
+	probeLabel        = "probe-issuer"
 )
 
 // domainPattern is a host name (RFC 1123, section 2.1).
@@ -65,7 +66,7 @@ func planSetup(ctx context.Context, o setupOptions) (*setupRun, error) {
 	}
 	s.appliance = setup.Appliance{
 		Domain: o.domain, GitHub: gitHub, CAFile: o.caFile, TLSCertificate: o.tlsCertificate, TLSKey: o.tlsKey, BehindProxy: o.behindProxy,
-		DaemonUser: o.daemonUser, HSMs: hsms, CheckpointKey: checkpointLabel, StateDirectory: o.stateDir, Written: time.Now(),
+		DaemonUser: o.daemonUser, HSMs: hsms, CheckpointKey: checkpointLabel, ProbeKey: probeLabel, StateDirectory: o.stateDir, Written: time.Now(),
 	}
 	if err := s.checkDirectories(); err != nil {
 		return nil, usageError{err}

@@ -8,7 +8,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// curve is a kind of checkpoint key, and how a token is asked to make one.
+// curve is a kind of key, and how a token is asked to make one.
 type curve struct {
 	name       string
 	params     []byte // CKA_EC_PARAMS
@@ -16,7 +16,7 @@ type curve struct {
 	signing    uint   // CKM
 }
 
-// curves lists the kinds in the order of preference.
+// curves lists the kinds in the order of preference. P-256, which probes need, is the last.
 func curves() []curve {
 	return []curve{
 		{"Ed25519", der(oidEd25519), ckmECEdwardsKeyPairGen, ckmEdDSA},
@@ -30,6 +30,16 @@ func curves() []curve {
 // server would when it is returned; where that fails, it is destroyed again. The error matches ErrLabelInUse where the
 // label is taken.
 func (t *Token) GenerateCheckpointKey(label string) (*Key, error) {
+	return t.generateKey(label, curves())
+}
+
+// GenerateProbeKey makes a P-256 key pair for the ID tokens of probes, in the way of GenerateCheckpointKey.
+func (t *Token) GenerateProbeKey(label string) (*Key, error) {
+	all := curves()
+	return t.generateKey(label, all[len(all)-1:])
+}
+
+func (t *Token) generateKey(label string, kinds []curve) (*Key, error) {
 	if err := checkLabel(label); err != nil {
 		return nil, fmt.Errorf("generating a key: %w", err)
 	}
@@ -38,7 +48,7 @@ func (t *Token) GenerateCheckpointKey(label string) (*Key, error) {
 	if err := t.checkFree(label, id); err != nil {
 		return nil, fmt.Errorf("generating key %q in %s: %w", label, t.info, err)
 	}
-	created, err := t.generate(label, id)
+	created, err := t.generate(label, id, kinds)
 	if err != nil {
 		return nil, fmt.Errorf("generating key %q in %s: %w", label, t.info, err)
 	}
@@ -49,10 +59,10 @@ func (t *Token) GenerateCheckpointKey(label string) (*Key, error) {
 	return key, nil
 }
 
-// generate tries the curves until the token takes one.
-func (t *Token) generate(label string, id []byte) (created []pkcs11.ObjectHandle, err error) {
+// generate tries the kinds until the token takes one.
+func (t *Token) generate(label string, id []byte, kinds []curve) (created []pkcs11.ObjectHandle, err error) {
 	var errs []error
-	for _, c := range curves() {
+	for _, c := range kinds {
 		if !t.mechanisms[c.generation] || !t.mechanisms[c.signing] {
 			errs = append(errs, fmt.Errorf("%s: the token does not list the mechanisms", c.name))
 			continue

@@ -29,6 +29,7 @@ type Appliance struct {
 	DaemonUser     string // whom the signer lets connect: a name, or a numeric user ID
 	HSMs           []signer.HSMConfig
 	CheckpointKey  string // CKA_LABEL
+	ProbeKey       string // CKA_LABEL
 	StateDirectory string // the signer's
 
 	AppID   int64
@@ -40,6 +41,9 @@ type Appliance struct {
 
 // Origin is the name of the audit log.
 func (a Appliance) Origin() string { return a.Domain + "/audit" }
+
+// ProbeIssuer is the issuer of the probe's ID tokens.
+func (a Appliance) ProbeIssuer() string { return "https://" + strings.ToLower(a.Domain) + signer.ProbeIssuerPath }
 
 // Date is the day of writing.
 func (a Appliance) Date() string { return a.Written.Format(time.DateOnly) }

@@ -29,6 +29,7 @@ import (
 const (
 	pin           = "648219"
 	checkpointKey = "audit-checkpoint"
+	probeKey      = "probe-issuer"
 )
 
 // defaultOrigin is checkpoint.origin where Config gives no other.
@@ -53,6 +54,8 @@ type Config struct {
 	Origin string
 	// HSMs is how many tokens there are, in order of preference. 0: one.
 	HSMs int
+	// ProbeIssuer is probe.issuer. Empty: there is no section probe.
+	ProbeIssuer string
 	// Shim stands before the first token. nil: SoftHSM's own module.
 	Shim *Shim
 }
@@ -215,7 +218,11 @@ func (s *Signer) writeFiles() error {
 		apps = append(apps, map[string]any{"id": id, "keys": []string{KeyLabel(id)}})
 	}
 	checkpoint := map[string]any{"origin": s.Origin(), "key": checkpointKey, "state_directory": s.StateDirectory()}
-	text, err := yaml.Marshal(map[string]any{"socket": s.Socket(), "allow_users": allow, "hsms": hsms, "apps": apps, "checkpoint": checkpoint})
+	config := map[string]any{"socket": s.Socket(), "allow_users": allow, "hsms": hsms, "apps": apps, "checkpoint": checkpoint}
+	if s.config.ProbeIssuer != "" {
+		config["probe"] = map[string]any{"issuer": s.config.ProbeIssuer, "key": probeKey}
+	}
+	text, err := yaml.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("encoding signer.yaml: %w", err)
 	}
@@ -267,7 +274,10 @@ func (s *Signer) generateKeys(ctx context.Context) error {
 		return fmt.Errorf("making the checkpoint keys: the answer has no verifier keys: %w\n%s", err, output)
 	}
 	s.vkey = answer.HSMs[0].VerifierKey
-	return nil
+	if s.config.ProbeIssuer != "" {
+		_, err = s.run(ctx, nil, "key", "generate", "--probe")
+	}
+	return err
 }
 
 // readyWait is a safety limit for a start on a machine that is very busy.

@@ -11,6 +11,7 @@
 package idtoken
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"time"
@@ -40,6 +41,9 @@ type Issuer struct {
 	// dialled. New reads it; it is read again every five minutes and when a token names a key that is not in it. A file
 	// that later turns unreadable leaves the last good keys in use, without a limit in time.
 	JWKSFile string
+	// JWKS returns the keys (a JWK Set), for an issuer that is this program's own. Nothing is dialled. Where two
+	// configurations both have one, it is the same.
+	JWKS func(ctx context.Context) ([]byte, error)
 	// CAFile is a PEM file of certificate authorities that replaces the system's for this issuer. New reads it, once.
 	CAFile string
 	// Networks are the private, loopback, link-local and otherwise special networks that may be dialled for this issuer.

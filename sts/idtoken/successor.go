@@ -51,7 +51,7 @@ func (l *listedIssuer) follow(before *listedIssuer) {
 		return
 	}
 	l.guard = before.guard
-	if l.JWKSFile == "" && before.JWKSFile == "" && l.JWKSURL == before.JWKSURL &&
+	if l.JWKSFile == "" && before.JWKSFile == "" && l.JWKSURL == before.JWKSURL && (l.JWKS == nil) == (before.JWKS == nil) &&
 		bytes.Equal(l.ca, before.ca) && slices.Equal(l.Networks, before.Networks) {
 		l.keys = before.keys
 	}

@@ -97,6 +97,17 @@ func newListedIssuer(issuer Issuer, c Config) (*listedIssuer, error) {
 		l.keys.logChange(nil, set)
 		return l, nil
 	}
+	if issuer.JWKS != nil {
+		fetch := func(ctx context.Context) (*keySet, error) {
+			data, err := issuer.JWKS(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return parseKeySet(data)
+		}
+		l.keys = newKeySource(fetch, maxKeySetAge, c.Now, log)
+		return l, nil
+	}
 	if issuer.JWKSURL != "" {
 		if _, err := checkURL(issuer.JWKSURL, issuer.Networks); err != nil {
 			return nil, fmt.Errorf("jwks_url %q: %w", shorten(issuer.JWKSURL), err)
