@@ -11,12 +11,13 @@ import (
 // two, and people.
 const adminConnections = 256
 
-func adminHandler(h *health, m *metrics) http.Handler {
+func adminHandler(h *health, m *metrics, p *probes) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", h.healthz)
 	mux.HandleFunc("GET /readyz", h.readyz)
 	mux.Handle("GET /metrics", m.handler())
-	return m.requests.counting(adminEndpoint, mux)
+	mux.Handle("GET /probe", p)
+	return mux
 }
 
 // newest keeps a listener's newest connections open, and closes the oldest for

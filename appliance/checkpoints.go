@@ -40,6 +40,10 @@ func (c *checkpoints) follow() {
 	}
 }
 
+// maxCheckpointAge is for how long an entry may be without a checkpoint that covers it.
+// One is made each second.
+const maxCheckpointAge = time.Minute
+
 // check never fails: entries are as durable without a checkpoint.
 func (c *checkpoints) check() check {
 	s := c.run.Status()
@@ -55,6 +59,8 @@ func (c *checkpoints) check() check {
 		return check{"checkpoint", stateDegraded, fmt.Sprintf("THE AUDIT LOG IS NOT THE ONE THAT WAS SIGNED: %v; %s", s.Err, detail)}
 	case s.Err != nil:
 		return check{"checkpoint", stateDegraded, fmt.Sprintf("%s: %v", detail, s.Err)}
+	case !s.Oldest.IsZero() && time.Since(s.Oldest) > maxCheckpointAge:
+		return check{"checkpoint", stateDegraded, detail + ": checkpoints do not follow the log"}
 	}
 	return check{"checkpoint", stateReady, detail}
 }

@@ -32,6 +32,10 @@ type Config struct {
 	// GitHub added since: {new_permission: [read, write]}.
 	Permissions map[string][]string `json:"permissions"`
 
+	// Probe is the exchange that the daemon tries when it is asked to. Left out:
+	// none, and no ID token of a probe is accepted.
+	Probe Probe `json:"probe"`
+
 	Audit   Audit   `json:"audit"`
 	Signer  Signer  `json:"signer"`
 	Tracing Tracing `json:"tracing"`
@@ -56,7 +60,7 @@ type Listen struct {
 	// tls.mode: acme what the CA asks there. Left out, the port stays closed.
 	HTTP string `json:"http"`
 
-	// Admin serves /healthz, /readyz and /metrics, in the clear: keep it on
+	// Admin serves /healthz, /readyz, /metrics and /probe, in the clear: keep it on
 	// loopback. Of more than 256 connections the oldest give way. Default
 	// "127.0.0.1:9464".
 	Admin string `json:"admin"`
@@ -306,4 +310,25 @@ type Tracing struct {
 	// Sample is which part of the exchanges is traced, from 0 to 1. No caller can raise
 	// it. Default 1.
 	Sample *float64 `json:"sample"`
+}
+
+// Probe is an exchange that the daemon tries over its own public URL whenever
+// /probe of listen.admin is asked, as octo-sts-probe.timer does. Its ID tokens are the
+// signer's own (section probe of signer.yaml): of the issuer
+// https://{domain}/probe-issuer, whose keys the daemon serves there, with the subject
+// `probe` and the audience {domain}.
+type Probe struct {
+	// Scope is the repository, owner/name, whose trust policy grants a probe
+	// `contents: read`, and nothing else. Best one that is there for nothing else, and
+	// private. Required where the section is there.
+	Scope string `json:"scope"`
+
+	// Identity names the policy. Default "probe".
+	Identity string `json:"identity"`
+
+	// URL is where the probe finds the appliance. Default https://{domain}.
+	URL string `json:"url"`
+
+	// CAFile holds PEM roots to trust for URL instead of the system's.
+	CAFile string `json:"ca_file"`
 }

@@ -159,7 +159,7 @@ func (d *Daemon) listen(ctx context.Context, c *Config) error {
 	}{
 		{"https", d.counts.requests.counting(publicEndpoint, d.edge), publicTLS},
 		{"http", plain, nil},
-		{"admin", adminHandler(d.health, d.counts), nil},
+		{"admin", adminHandler(d.health, d.counts, newProbes(d.health, d.parts, d.background)), nil},
 	} {
 		if nets := d.sockets.byName[l.name]; len(nets) > 0 {
 			d.listeners = append(d.listeners, newListener(l.name, nets, l.handler, l.tls, d.logger))

@@ -49,7 +49,7 @@ type generation struct {
 // and tells its verifier which single-use ID tokens the audit log has seen, so that
 // a restart gives none of them a second life.
 func (p *parts) newGeneration(ctx context.Context, c *Config) (*generation, error) {
-	verifier, err := idtoken.New(ctx, verifierConfig(c, p.logger))
+	verifier, err := idtoken.New(ctx, p.verifierConfig(c))
 	if err != nil {
 		return nil, err
 	}
@@ -61,13 +61,13 @@ func (p *parts) newGeneration(ctx context.Context, c *Config) (*generation, erro
 	if err != nil {
 		return nil, err
 	}
-	return finished(c, verifier, github, service), recallShown(c, verifier)
+	return p.finished(c, verifier, github, service), recallShown(c, verifier)
 }
 
 // successor makes the next one, which knows everything that g does. It starts
 // nothing and changes nothing; on an error g simply goes on.
 func (p *parts) successor(ctx context.Context, g *generation, c *Config) (*generation, error) {
-	verifier, err := g.verifier.Successor(verifierConfig(c, p.logger))
+	verifier, err := g.verifier.Successor(p.verifierConfig(c))
 	if err != nil {
 		return nil, err
 	}
@@ -84,12 +84,12 @@ func (p *parts) successor(ctx context.Context, g *generation, c *Config) (*gener
 	if err != nil {
 		return nil, err
 	}
-	return finished(c, verifier, github, service), nil
+	return p.finished(c, verifier, github, service), nil
 }
 
-func finished(c *Config, verifier *idtoken.Verifier, github *githubapp.Client, service *sts.Service) *generation {
+func (p *parts) finished(c *Config, verifier *idtoken.Verifier, github *githubapp.Client, service *sts.Service) *generation {
 	return &generation{config: c, verifier: verifier, github: github, service: service,
-		exchange: sts.NewHandler(service), unused: make(chan struct{})}
+		exchange: p.withProbeIssuer(c, sts.NewHandler(service)), unused: make(chan struct{})}
 }
 
 // becameSingleUse tells whether an issuer's ID tokens are to be used once from now

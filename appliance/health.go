@@ -12,6 +12,7 @@ import (
 	"github.com/octo-sts/appliance/signer"
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/githubapp"
+	"github.com/octo-sts/appliance/sts/idtoken"
 	"github.com/octo-sts/appliance/webhook"
 )
 
@@ -95,7 +96,16 @@ func summary(checks []check) string {
 }
 
 func (h *health) checks(ctx context.Context) []check {
-	checks := []check{h.checkAudit(), h.checkpoints.check(), h.checkSigner(ctx), h.checkGitHub(), h.checkIssuers()}
+	status, err := h.signer.Status(ctx)
+	config := h.generations.current.Load().config
+	checks := []check{h.checkAudit(), h.checkpoints.check(), h.checkSigner(status, err), h.checkGitHub(), h.checkClock(), h.checkIssuers(),
+		checkDisk(config.Audit.Directory, config.StateDirectory)}
+	if err == nil {
+		checks = append(checks, checkHSMs(status))
+	}
+	if err == nil && config.Probe.Scope != "" {
+		checks = append(checks, checkProbeIssuer(status, config))
+	}
 	if h.certificates != nil {
 		checks = append(checks, checkCertificate(h.certificates.status(), time.Now()))
 	}
@@ -116,11 +126,10 @@ func (h *health) checkAudit() check {
 	return check{"audit", stateReady, fmt.Sprintf("%d entries", h.audit.Size())}
 }
 
-// checkSigner asks the signer. While it is away, exchanges go on for as long as
+// checkSigner judges what the signer says, or that it says nothing. While it is away, exchanges go on for as long as
 // GitHub takes the App JWTs that were signed before.
-func (h *health) checkSigner(ctx context.Context) check {
+func (h *health) checkSigner(status signer.Status, err error) check {
 	apps := h.github().Status()
-	status, err := h.signer.Status(ctx)
 	if err == nil {
 		err = cannotSign(status, apps)
 	}
@@ -169,7 +178,10 @@ func cannotSign(status signer.Status, apps []githubapp.AppStatus) error {
 // checkIssuers fails only where no issuer's keys can be had: one issuer's
 // outage is that issuer's users' alone.
 func (h *health) checkIssuers() check {
-	issuers := h.generations.current.Load().verifier.Status()
+	generation := h.generations.current.Load()
+	issuers := slices.DeleteFunc(generation.verifier.Status(), func(s idtoken.IssuerStatus) bool {
+		return generation.config.Probe.Scope != "" && s.URL == probeIssuerURL(generation.config) // see checkProbeIssuer
+	})
 	if len(issuers) == 0 {
 		return check{"issuers", stateFailing, "no issuer is listed in the configuration: nobody can exchange a token"}
 	}
@@ -199,9 +211,6 @@ func (h *health) checkGitHub() check {
 	host := h.github().Host()
 	if host.Down {
 		return check{"github", stateDegraded, fmt.Sprintf("no answer since %s: %v", host.Since.UTC().Format(time.RFC3339), host.LastError)}
-	}
-	if host.ClockSkew.Abs() > githubapp.MaxClockSkew {
-		return check{"github", stateDegraded, fmt.Sprintf("this host's clock is off by %s against GitHub's: correct it", host.ClockSkew.Round(time.Second))}
 	}
 	apps := h.github().Status()
 	unproven, lacking, detail := 0, "", ""
@@ -233,6 +242,8 @@ func (h *health) checkWebhook() check {
 	switch {
 	case !s.Oldest.IsZero() && time.Since(s.Oldest) > maxQueueAge:
 		return check{"webhook", stateDegraded, fmt.Sprintf("%s, the oldest since %s", detail, s.Oldest.UTC().Format(time.RFC3339))}
+	case s.Recovery.Unreached != "":
+		return check{"webhook", stateDegraded, s.Recovery.Unreached + ": let GitHub reach https://" + h.generations.current.Load().config.Domain + "/webhook, and compare that with the webhook's URL and secret in the App's settings; " + detail}
 	case s.Recovery.Error != "":
 		return check{"webhook", stateDegraded, fmt.Sprintf("%s; asking GitHub for missed deliveries: %s", detail, s.Recovery.Error)}
 	}

@@ -40,7 +40,9 @@ var allowed = map[string][]string{
 	"signer/setup":   {"signer", "sts/trustpolicy"},
 	"signer/systemd": {},
 
-	"appliance": {"signer", "signer/systemd", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/span", "sts/strictyaml", "sts/trustpolicy", "webhook"},
+	"probe": {"sts/stsclient"},
+
+	"appliance": {"probe", "signer", "signer/systemd", "sts", "sts/audit", "sts/audit/checkpoint", "sts/audit/forward", "sts/githubapp", "sts/idtoken", "sts/span", "sts/strictyaml", "sts/trustpolicy", "webhook"},
 
 	"systemd": {}, // tests of the units
 

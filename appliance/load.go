@@ -80,6 +80,10 @@ func (c *Config) complete() {
 	}
 	setDefault(&c.Ceiling.Policies, "repository")
 	setDefault(&c.Audit.Origin, c.Domain+"/audit")
+	if c.Probe.Scope != "" {
+		setDefault(&c.Probe.Identity, "probe")
+		setDefault(&c.Probe.URL, "https://"+c.Domain)
+	}
 	setDefault(&c.Signer.Socket, "/run/octo-sts-signer/signer.sock")
 	setDefault(&c.StateDirectory, "/var/lib/octo-sts")
 	if c.Tracing.Sample == nil {
@@ -129,6 +133,7 @@ func (k *checker) check(c *Config) {
 	k.checkPermissions(c)
 	k.checkWebhook(c.Webhook)
 	k.checkAudit(c.Audit)
+	k.checkProbe(c)
 	k.checkTracing(c.Tracing)
 }
 

@@ -24,7 +24,7 @@ import (
 const credentialsDirectory = "CREDENTIALS_DIRECTORY"
 
 // verifierConfig is of a configuration that was checked.
-func verifierConfig(c *Config, logger *zap.Logger) idtoken.Config {
+func (p *parts) verifierConfig(c *Config) idtoken.Config {
 	issuers := make([]idtoken.Issuer, len(c.Issuers))
 	for i, issuer := range c.Issuers {
 		issuers[i] = idtoken.Issuer{
@@ -35,7 +35,10 @@ func verifierConfig(c *Config, logger *zap.Logger) idtoken.Config {
 			issuers[i].Networks = append(issuers[i].Networks, netip.MustParsePrefix(network))
 		}
 	}
-	return idtoken.Config{Issuers: issuers, Logger: logger}
+	if c.Probe.Scope != "" {
+		issuers = append(issuers, p.probeIssuer(c))
+	}
+	return idtoken.Config{Issuers: issuers, Logger: p.logger}
 }
 
 func (p *parts) serviceConfig(c *Config, verifier *idtoken.Verifier, github *githubapp.Client) sts.Config {

@@ -16,6 +16,7 @@ import (
 const (
 	daemonExposure = 12
 	signerExposure = 5
+	probeExposure  = 9
 	// networkHSMExposure is the signer's where its HSM is across a network.
 	networkHSMExposure = 10
 )
@@ -35,8 +36,11 @@ func TestExposure(t *testing.T) {
 	for _, unit := range []struct {
 		name  string
 		bound int
-	}{{"octo-stsd.service", daemonExposure}, {"octo-sts-signer.service", signerExposure}} {
+	}{{"octo-stsd.service", daemonExposure}, {"octo-sts-signer.service", signerExposure}, {"octo-sts-probe.service", probeExposure}} {
 		t.Run(unit.name, func(t *testing.T) { exposed(t, unit.bound, unit.name, unit.name, "") })
+		if unit.name == "octo-sts-probe.service" {
+			continue // has no drop-ins
+		}
 		for _, dropIn := range glob(t, "drop-ins/"+unit.name+".d/*.conf") {
 			name := strings.TrimPrefix(dropIn, "drop-ins/")
 			bound := unit.bound
@@ -75,13 +79,13 @@ func TestVerify(t *testing.T) {
 	for _, there := range glob(t, "/usr/lib/systemd/system/*.target", "/usr/lib/systemd/system/*.slice", "/usr/lib/systemd/system/*.mount") {
 		copyFile(t, there, filepath.Join(system, filepath.Base(there)))
 	}
-	for _, program := range []string{"/usr/bin/octo-stsd", "/usr/bin/octo-sts-signer", "/usr/lib/systemd/systemd-socket-proxyd", "/usr/bin/kill"} {
+	for _, program := range []string{"/usr/bin/octo-stsd", "/usr/bin/octo-sts-signer", "/usr/bin/octo-sts", "/usr/lib/systemd/systemd-socket-proxyd", "/usr/bin/kill"} {
 		copyFile(t, "/bin/true", filepath.Join(root, program))
 		if err := os.Chmod(filepath.Join(root, program), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	units := glob(t, "*.service", "*.socket", "*.target")
+	units := glob(t, "*.service", "*.socket", "*.target", "*.timer")
 	for _, unit := range units {
 		copyFile(t, unit, filepath.Join(system, unit))
 	}

@@ -42,6 +42,9 @@ type RecoveryStatus struct {
 	Last time.Time `json:"last,omitzero"`
 	// Error is why that is not complete; empty: it is.
 	Error string `json:"error,omitempty"`
+	// Unreached says that deliveries do not get here, and since when; empty: the newest
+	// one did, or there is none.
+	Unreached string `json:"unreached,omitempty"`
 	// Redelivered is how many deliveries were asked for since the start.
 	Redelivered int `json:"redelivered"`
 }
@@ -51,18 +54,22 @@ type RecoveryStatus struct {
 func (r *Receiver) recoverAll(ctx context.Context) {
 	var errs []error
 	redelivered := 0
+	unreached := ""
 	for _, appID := range r.settings.Load().appIDs {
-		n, err := r.recoverApp(ctx, appID, time.Now())
+		n, last, err := r.recoverApp(ctx, appID, time.Now())
 		redelivered += n
 		if err != nil {
 			errs = append(errs, err)
+		}
+		if last != "" {
+			unreached = fmt.Sprintf("App %d: %s", appID, last)
 		}
 	}
 	if ctx.Err() != nil {
 		return
 	}
 	err := errors.Join(errs...)
-	status := RecoveryStatus{Last: time.Now()}
+	status := RecoveryStatus{Last: time.Now(), Unreached: unreached}
 	if err != nil {
 		status.Error = err.Error()
 		r.log.Warn("webhook: GitHub could not be asked for missed deliveries: it is asked again", zap.Error(err))
@@ -74,16 +81,16 @@ func (r *Receiver) recoverAll(ctx context.Context) {
 }
 
 // recoverApp asks GitHub to send again what one App missed, and returns for how
-// many deliveries it asked.
+// many deliveries it asked, and whether the newest got here: see unreached.
 //
 // How often a delivery was attempted, and when, is what GitHub lists: so a restart
 // changes nothing. Each sweep therefore looks back to the oldest delivery that is
 // still missed, and that is what the state's file holds, until GitHub has
 // delivered it or does not keep it any more.
-func (r *Receiver) recoverApp(ctx context.Context, appID int64, now time.Time) (redelivered int, err error) {
+func (r *Receiver) recoverApp(ctx context.Context, appID int64, now time.Time) (redelivered int, last string, err error) {
 	complete, err := r.store.recovered(appID)
 	if err != nil {
-		return 0, fmt.Errorf("reading up to when App %d's deliveries are complete: %w", appID, err)
+		return 0, "", fmt.Errorf("reading up to when App %d's deliveries are complete: %w", appID, err)
 	}
 	since := now.Add(-recoverBack)
 	// In the future it says nothing: the clock was wrong then, or is now.
@@ -95,8 +102,9 @@ func (r *Receiver) recoverApp(ctx context.Context, appID int64, now time.Time) (
 	case errors.Is(err, githubapp.ErrTooLarge): // looking again would show no more
 		r.log.Warn("webhook: GitHub lists too many deliveries; older ones that were missed stay so", zap.Error(err))
 	case err != nil:
-		return 0, err
+		return 0, "", err
 	}
+	last = unreached(attempts, now)
 	// What is not listed yet is covered by the overlap.
 	complete = now
 	var errs []error
@@ -104,7 +112,7 @@ func (r *Receiver) recoverApp(ctx context.Context, appID int64, now time.Time) (
 		key := deliveryKey{appID, m.id}
 		known, err := r.store.knows(key)
 		if err != nil {
-			return redelivered, err
+			return redelivered, last, err
 		}
 		if known {
 			continue // GitHub had no answer, and yet it came
@@ -129,9 +137,9 @@ func (r *Receiver) recoverApp(ctx context.Context, appID int64, now time.Time) (
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return redelivered, err
+		return redelivered, last, err
 	}
-	return redelivered, r.store.setRecovered(appID, complete)
+	return redelivered, last, r.store.setRecovered(appID, complete)
 }
 
 // missedDelivery is a delivery of which no attempt succeeded.

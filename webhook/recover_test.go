@@ -76,13 +76,13 @@ func TestRecovery(t *testing.T) {
 		t.Fatalf("the push was delivered: %d", status)
 	}
 	r.github.LoseDeliveries(testApp, false)
-	if n, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil || n == 0 {
+	if n, _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil || n == 0 {
 		t.Fatalf("%d asked for, %v", n, err)
 	}
 	if run := r.concluded(pushed.After); run.Conclusion != "failure" {
 		t.Errorf("check run: %+v", run)
 	}
-	if n, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil || n != 0 {
+	if n, _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil || n != 0 {
 		t.Errorf("the next time: %d asked for, %v", n, err)
 	}
 	if n := len(r.entries(audit.TrustChange)); n != 1 {
@@ -103,7 +103,7 @@ func TestRecoveryKnowsWhatIsQueued(t *testing.T) {
 	if !added || err != nil {
 		t.Fatal(added, err)
 	}
-	if _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil {
+	if _, _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil {
 		t.Fatal(err)
 	}
 	if n := r.observed("push", OutcomeRedelivered); n != 0 {
@@ -128,7 +128,7 @@ func TestRecoveryDoesNotGiveUp(t *testing.T) {
 	sweep := func(at time.Time) int {
 		t.Helper()
 		asked := r.observed("push", OutcomeRedelivered)
-		if _, err := r.receiver.recoverApp(t.Context(), testApp, at); err != nil {
+		if _, _, err := r.receiver.recoverApp(t.Context(), testApp, at); err != nil {
 			t.Fatal(err)
 		}
 		return r.observed("push", OutcomeRedelivered) - asked
@@ -177,7 +177,7 @@ func TestRecoveryOfWhatGitHubRefuses(t *testing.T) {
 	refused := func(at time.Time) int {
 		t.Helper()
 		before := r.logs.FilterMessageSnippet("does not send a missed delivery again").Len()
-		if _, err := r.receiver.recoverApp(t.Context(), testApp, at); err != nil {
+		if _, _, err := r.receiver.recoverApp(t.Context(), testApp, at); err != nil {
 			t.Fatal(err)
 		}
 		return r.logs.FilterMessageSnippet("does not send a missed delivery again").Len() - before
@@ -197,7 +197,7 @@ func TestRecoveryAfterAClockThatWasAhead(t *testing.T) {
 	if err := r.receiver.store.setRecovered(testApp, time.Now().Add(24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil {
+	if _, _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err != nil {
 		t.Fatal(err)
 	}
 	if n := r.observed("push", OutcomeRedelivered); n != 1 {
@@ -208,7 +208,7 @@ func TestRecoveryAfterAClockThatWasAhead(t *testing.T) {
 func TestRecoveryGoesOnWhereItWas(t *testing.T) {
 	r := newRig(t)
 	now := time.Now().Truncate(time.Second)
-	if n, err := r.receiver.recoverApp(t.Context(), testApp, now); err != nil || n != 0 {
+	if n, _, err := r.receiver.recoverApp(t.Context(), testApp, now); err != nil || n != 0 {
 		t.Fatal(n, err)
 	}
 	r.reopen()
@@ -221,7 +221,7 @@ func TestRecoveryGoesOnWhereItWas(t *testing.T) {
 	r.github.LoseDeliveries(testApp, false)
 	for _, path := range []string{"/app/hook/deliveries", "/attempts"} {
 		fault := r.github.Fail(ststest.Fault{Status: 503, Match: func(req *http.Request) bool { return strings.HasSuffix(req.URL.Path, path) }})
-		if _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err == nil {
+		if _, _, err := r.receiver.recoverApp(t.Context(), testApp, soon()); err == nil {
 			t.Errorf("%s: no error", path)
 		}
 		if at := must(r.receiver.store.recovered(testApp))(t); !at.Equal(now) {

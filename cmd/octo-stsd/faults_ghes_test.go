@@ -110,7 +110,7 @@ func TestClockIsOff(t *testing.T) {
 				t.Errorf("%d tokens were minted", n-minted)
 			}
 			if status, state, checks := r.readiness(); status != http.StatusOK || state != "degraded" ||
-				!strings.Contains(checks["github"], "this host's clock is off by ") {
+				!strings.Contains(checks["clock"], "this host's clock is off by ") {
 				t.Errorf("/readyz: %d %s %v", status, state, checks)
 			}
 			if !strings.Contains(r.Logs(), "this host's clock is not GitHub's: correct it, or App JWTs will be refused") {

@@ -43,7 +43,9 @@ type Appliance struct {
 func (a Appliance) Origin() string { return a.Domain + "/audit" }
 
 // ProbeIssuer is the issuer of the probe's ID tokens.
-func (a Appliance) ProbeIssuer() string { return "https://" + strings.ToLower(a.Domain) + signer.ProbeIssuerPath }
+func (a Appliance) ProbeIssuer() string {
+	return "https://" + strings.ToLower(a.Domain) + signer.ProbeIssuerPath
+}
 
 // Date is the day of writing.
 func (a Appliance) Date() string { return a.Written.Format(time.DateOnly) }
