@@ -220,7 +220,7 @@ func (s *Service) recordOutcome(ctx context.Context, x *exchange) error {
 	}
 	s.budget.giveBack(x.purse)
 	s.budget.remember(x.purse.caller)
-	s.handedOut.add(sha256.Sum256([]byte(minted.Token)), minted.Expiry)
+	s.handedOut.add(sha256.Sum256([]byte(x.token.Token)), x.token.Expiry)
 	s.observe(x, audit.DecisionGranted, "", nil)
 	return nil
 }
