@@ -39,6 +39,7 @@ func newCommand() *cobra.Command {
 			return printVersion(cmd)
 		},
 	})
+	addDoctorCommand(root)
 	return root
 }
 

@@ -208,6 +208,9 @@ func (v *verification) listSegments() (ok bool, err error) {
 		v.find(Finding{Kind: BadFile, Text: err.Error()})
 		return false, nil
 	}
+	if v.config.Newest && len(v.segments) > 1 {
+		v.segments = v.segments[len(v.segments)-1:]
+	}
 	for _, s := range v.segments {
 		if info, err := os.Stat(s.path); err == nil { // where it was moved away, follow finds it
 			v.total += min(info.Size(), math.MaxInt64-v.total) // files with holes can have any size
