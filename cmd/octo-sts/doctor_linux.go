@@ -27,8 +27,8 @@ audit log; and takes from the daemon that runs what that says of itself, GitHub,
 HSM and the App. It changes nothing. On a machine where nothing is configured yet it
 tells the next step.
 
-Each finding is a line: how bad it is, what is wrong, why that matters, and after
-"run:" a command for root's shell that mends it, or after "do:" what only a person
+Each finding is a line: how bad it is, what is wrong, why that matters, after
+"run:" a command for root's shell that mends it, and after "do:" what only a person
 can do. A problem stops exchanges or lets somebody do what nobody should; with a
 warning they go on, but not for everyone, or not for ever. Things that cannot be
 looked at without root are told as unseen, and are nothing wrong by themselves. Mend
@@ -71,31 +71,24 @@ func writeFindings(out io.Writer, r *doctor.Report, isRoot bool) error {
 	counts := map[doctor.Severity]int{}
 	for _, f := range r.Findings {
 		counts[f.Severity]++
-		fmt.Fprintf(&b, "%s: %s: %s.", f.Severity, f.Check, printableLines(f.What))
-		if f.Why != "" {
-			fmt.Fprintf(&b, " %s%s.", strings.ToUpper(f.Why[:1]), f.Why[1:])
-		}
-		if f.Command != "" {
-			fmt.Fprintf(&b, " run: %s", printableLines(f.Command))
-		}
-		if f.Advice != "" {
-			if f.Command != "" {
-				b.WriteString(" ;")
+		fmt.Fprintf(&b, "%s: %s: %s", f.Severity, f.Check, printableLines(f.What))
+		for _, part := range []struct{ before, text string }{{"; ", f.Why}, {" | run: ", f.Command}, {" | do: ", f.Advice}} {
+			if part.text != "" {
+				b.WriteString(part.before + printableLines(part.text))
 			}
-			fmt.Fprintf(&b, " do: %s", printableLines(f.Advice))
 		}
 		b.WriteString("\n")
 	}
 	switch {
 	case !r.OK:
-		fmt.Fprintf(&b, "%d problems, %d warnings", counts[doctor.Problem], counts[doctor.Warning])
+		fmt.Fprintf(&b, "problems: %d, warnings: %d", counts[doctor.Problem], counts[doctor.Warning])
 	case counts[doctor.Unseen] > 0:
 		b.WriteString("nothing is wrong, as far as could be seen")
 	default:
 		b.WriteString("nothing is wrong")
 	}
 	if n := counts[doctor.Unseen]; n > 0 {
-		fmt.Fprintf(&b, "; %d things could not be looked at", n)
+		fmt.Fprintf(&b, ", not looked at: %d", n)
 	}
 	if !isRoot {
 		b.WriteString(" (not run as root)")

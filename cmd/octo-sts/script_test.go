@@ -25,13 +25,15 @@ func TestMain(m *testing.M) {
 //	$AUDIT           its audit log, and $VKEY the key that signs it
 //	job.idtoken      the ID token of a job that the policy acme/app, ci, lets in
 //	stranger.idtoken that of a job of another repository
+//	$BIN             the directory of the daemons
 //	$DOCS            this project's docs
 //	$ACTIONS_URL     what a job of GitHub Actions finds in ACTIONS_ID_TOKEN_REQUEST_URL;
 //	                 it hands the same job's ID token to the bearer of "runner-secret"
 //	log, audit.vkey, old.checkpoint, stranger.vkey
 //	                 a signed audit log and its key, see makeSignedLog
 func TestScripts(t *testing.T) {
-	service := startService(t)
+	bin := programs(t)
+	service := startService(t, bin)
 	job := idToken(t, service, ststest.GitHubActions{Owner: "acme", Repo: "app"})
 	stranger := idToken(t, service, ststest.GitHubActions{Owner: "somebody", Repo: "else"})
 	actions := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,6 +57,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("URL", service.URL())
 			e.Setenv("AUDIT", service.AuditDir)
 			e.Setenv("DOCS", docs)
+			e.Setenv("BIN", bin)
 			e.Setenv("VKEY", service.Signer.VerifierKey())
 			e.Setenv("ACTIONS_URL", actions.URL+"/token?api-version=2")
 			if err := os.CopyFS(e.WorkDir, os.DirFS(signed)); err != nil {
@@ -68,9 +71,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func startService(t *testing.T) *ststest.Service {
+func startService(t *testing.T, bin string) *ststest.Service {
 	t.Helper()
-	service, err := ststest.Start(t.Context(), ststest.ServiceConfig{BinDir: programs(t)})
+	service, err := ststest.Start(t.Context(), ststest.ServiceConfig{BinDir: bin})
 	if err != nil {
 		t.Fatal(err)
 	}

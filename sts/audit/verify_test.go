@@ -38,6 +38,28 @@ func TestVerifySound(t *testing.T) {
 	}
 }
 
+// With the newest segment alone, the tiles stand for the others: what is wrong with the newest is found, and nothing else.
+func TestVerifyNewest(t *testing.T) {
+	s := newRetainedLog(t, t.TempDir(), 7, 700)
+	names := segmentNames(t, s.dir)
+	if len(names) < 2 {
+		t.Fatalf("the log is in %d segments", len(names))
+	}
+	c := s.config(s.dir)
+	c.Newest = true
+	first := s.dir + "/" + names[0]
+	if err := os.Rename(first, first+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if r := verifyTest(t, c); !r.OK || r.Segments != 1 || r.Covered != 700 {
+		t.Errorf("%+v", r)
+	}
+	edit(t, s.dir, names[len(names)-1], swapText(`"request 699"`, `"request xxx"`))
+	if r := verifyTest(t, c); r.OK {
+		t.Errorf("a changed entry of the newest segment is not found: %+v", r)
+	}
+}
+
 // edit applies a change to a segment's bytes.
 func edit(t *testing.T, dir, name string, change func([]byte) []byte) {
 	t.Helper()

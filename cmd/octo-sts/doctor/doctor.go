@@ -37,7 +37,7 @@ type Report struct {
 type Config struct {
 	// Version is that of the program that asks; the daemons' should be the same.
 	Version string
-	// Root is the directory of the machine's root. "": this machine's, with its systemd and its network.
+	// Root is the absolute path of the machine's root directory. "": this machine's, with its systemd and its network.
 	Root string
 	// Programs is the directory of octo-stsd and octo-sts-signer. Default /usr/bin.
 	Programs string
