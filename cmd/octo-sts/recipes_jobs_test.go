@@ -231,12 +231,12 @@ func words(rest string, until rune) (words []string) {
 
 func TestOwnCommands(t *testing.T) {
 	for script, want := range map[string]string{
-		"octo-sts version":                         "version",
-		"a; octo-sts exchange --scope 'x y' >f":    "exchange|--scope|x y",
-		"octo-sts exec \\\n  --identity i -- ls -l": "exec|--identity|i|--|ls|-l",
+		"octo-sts version":                                                        "version",
+		"a; octo-sts exchange --scope 'x y' >f":                                   "exchange|--scope|x y",
+		"octo-sts exec \\\n  --identity i -- ls -l":                               "exec|--identity|i|--|ls|-l",
 		`git -c credential.helper='!octo-sts git-credential --scope a/b' clone u`: "git-credential|--scope|a/b",
-		"# octo-sts is a program": "",
-		"cp octo-sts /usr/bin":    "",
+		"# octo-sts is a program":                                                 "",
+		"cp octo-sts /usr/bin":                                                    "",
 	} {
 		got := ""
 		for _, line := range ownCommands(script) {
