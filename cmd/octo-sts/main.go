@@ -1,7 +1,7 @@
 //go:build !manual
 
 // Command octo-sts is the command line: for operators (policy, audit) and for
-// CI jobs (exchange). It holds no secrets of the appliance and needs none.
+// CI jobs (exchange, exec, git-credential, revoke). It holds no secrets of the appliance and needs none.
 package main
 
 import (
@@ -19,8 +19,11 @@ func main() {
 	context.AfterFunc(ctx, stop) // where a command does not end on the first signal, the second one ends it
 	err := newCommand().ExecuteContext(ctx)
 	var failed *failedError
+	var child *childError
 	switch {
 	case err == nil:
+	case errors.As(err, &child):
+		os.Exit(child.status)
 	case errors.Is(err, errNo):
 		os.Exit(exitNo)
 	case errors.As(err, &failed):

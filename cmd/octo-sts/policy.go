@@ -142,7 +142,7 @@ func (o *explainOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("reading the policy: %w", err)
 	}
-	raw, err := fromFile(o.token, cmd.InOrStdin())
+	raw, err := readIDToken(o.token, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"github.com/octo-sts/appliance/sts/audit/checkpoint"
 )
@@ -61,7 +60,7 @@ func checkCovered(dir string, next uint64) error {
 
 // recoverSegment cuts the torn tail of the last segment, if there is one, and counts the lines that stay.
 func recoverSegment(path string, logger *zap.Logger) (lines uint64, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|noFollow, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +73,7 @@ func recoverSegment(path string, logger *zap.Logger) (lines uint64, err error) {
 	if err := f.Sync(); err != nil {
 		return 0, fmt.Errorf("syncing what an earlier process wrote: %w", err)
 	}
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+	if err := dropPages(f); err != nil {
 		return 0, fmt.Errorf("fadvise %s: %w", path, err)
 	}
 	found, err := scanSegment(path, f)

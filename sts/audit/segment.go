@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/octo-sts/appliance/sts/audit/checkpoint"
 )
 
@@ -26,8 +24,9 @@ func segmentName(first uint64) string {
 // openRegular opens a file for reading. What else a directory may hold, if somebody prepared it, is refused: links, devices,
 // and pipes, which would be waited for.
 func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) {
+	f, err := os.OpenFile(path, os.O_RDONLY|noFollow|nonBlock, 0)
+	if isLink(path, err) {
+		f.Close() // where the system followed the link
 		return nil, fmt.Errorf("%s: not a regular file", path)
 	} else if err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ type segment struct {
 	file  *os.File
 	fd    int
 	// dev and ino tell whether the path still leads to this file.
-	dev, ino uint64
+	is identity // when it was made
 	// length is how many bytes are durable. Between two writes the file is exactly that long.
 	length int64
 	// began is when its first entry was written; of no meaning while length is 0.
@@ -95,10 +94,7 @@ type segment struct {
 func createSegment(dir *os.File, first uint64) (_ *segment, err error) {
 	name := segmentName(first)
 	s := &segment{path: filepath.Join(dir.Name(), name), first: first}
-	err = retryInterrupted(func() (err error) {
-		s.fd, err = unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
-		return err
-	})
+	s.fd, err = createAppending(dir, name)
 	switch {
 	case isFull(err):
 		return nil, fmt.Errorf("%w: making %s: %w", ErrFull, s.path, err)
@@ -108,12 +104,8 @@ func createSegment(dir *os.File, first uint64) (_ *segment, err error) {
 		return nil, fmt.Errorf("making %s: %w", s.path, err)
 	}
 	s.file = os.NewFile(uintptr(s.fd), s.path)
-	var st unix.Stat_t
-	if err = unix.Fstat(s.fd, &st); err == nil {
-		s.dev, s.ino = st.Dev, st.Ino
-		if st.Size != 0 {
-			err = fmt.Errorf("%s: exists already and is not empty", s.path)
-		}
+	if s.is, err = identifyOpen(s.fd); err == nil && s.is.size != 0 {
+		err = fmt.Errorf("%s: exists already and is not empty", s.path)
 	}
 	if err == nil {
 		// Not tried again where it fails, whatever the reason: only the first fsync(2) after a fault tells of it.
@@ -140,7 +132,7 @@ func (s *segment) append(buf []byte) error {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	// fdatasync also writes the file's new size, without which the data could not be read back (fdatasync(2)).
-	if err := retryInterrupted(func() error { return unix.Fdatasync(s.fd) }); err != nil {
+	if err := syncData(s.fd); err != nil {
 		return fmt.Errorf("fdatasync %s: %w", s.path, err)
 	}
 	if err := s.inPlace(s.length + int64(len(buf))); err != nil {
@@ -164,28 +156,17 @@ func (s *segment) cut() error {
 // inPlace makes sure that what was made durable can be found: that the path still leads to the file that was written,
 // and that nobody else wrote to it or cut it. A careless logrotate would otherwise go unnoticed until the next start.
 func (s *segment) inPlace(length int64) error {
-	var st unix.Stat_t
-	if err := retryInterrupted(func() error { return unix.Lstat(s.path, &st) }); err != nil {
+	now, err := identify(s.path)
+	if err != nil {
 		return fmt.Errorf("%s: moved or removed while it was written: %w", s.path, err)
 	}
-	if st.Dev != s.dev || st.Ino != s.ino {
+	if now.device != s.is.device || now.inode != s.is.inode {
 		return fmt.Errorf("%s: replaced by another file while it was written", s.path)
 	}
-	if st.Size != length {
-		return fmt.Errorf("%s: %d bytes long where %d were written: something else changed it", s.path, st.Size, length)
+	if now.size != length {
+		return fmt.Errorf("%s: %d bytes long where %d were written: something else changed it", s.path, now.size, length)
 	}
 	return nil
-}
-
-// isFull says whether err means that there is no room now, but may be again: no blocks or inodes, or a quota.
-func isFull(err error) bool {
-	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
-}
-
-// isExhausted says whether err means that the process or the machine can open no file now, but may again: no file
-// descriptor (of the process or of the machine) or no memory.
-func isExhausted(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // syncDirectory makes the names in dir durable.
@@ -210,13 +191,4 @@ func makeDirectory(dir string) error {
 		return err
 	}
 	return syncDirectory(parent)
-}
-
-// retryInterrupted calls a system call again for as long as a signal interrupts it.
-func retryInterrupted(call func() error) error {
-	for {
-		if err := call(); err != unix.EINTR {
-			return err
-		}
-	}
 }

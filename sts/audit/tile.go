@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"golang.org/x/mod/sumdb/tlog"
-	"golang.org/x/sys/unix"
 )
 
 // A tile holds tileWidth consecutive hashes of one level of the tree: of the leaves at level 0, of full tiles of the level
@@ -131,7 +130,7 @@ func replaceFile(path string, data []byte) error {
 
 // writeSynced makes a file that holds data and waits until the disk has it.
 func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o640)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow, 0o640)
 	if err != nil {
 		return err
 	}

@@ -175,5 +175,5 @@ func (f *finder) find() (*Source, error) {
 	if f.Name != "" {
 		return nil, fmt.Errorf("token source %q: want one of %s", f.Name, strings.Join(Names(), ", "))
 	}
-	return nil, errors.New("no ID token: give --token-file, or run in a CI job that has one (GitHub Actions: `permissions: {id-token: write}`; GitLab: `id_tokens:`); `octo-sts help token-sources` lists every source and what it needs")
+	return nil, errors.New("no ID token: give --token-file, or run in a CI job that has one (GitHub Actions: `permissions: {id-token: write}`; GitLab: `id_tokens:`); `octo-sts token-sources` lists every source and what it needs")
 }
