@@ -25,17 +25,21 @@ func (f *finder) checkFile() error {
 	return checkReadable(f.File)
 }
 
-// checkReadable opens the file as the fetch will, so that a wrong name is told apart
-// from a failure.
+// checkReadable looks without opening: a pipe is opened once.
 func checkReadable(name string) error {
-	file, err := os.Open(name)
-	if err != nil {
+	if _, err := os.Stat(name); err != nil {
 		return fmt.Errorf("reading the ID token: %w", err)
 	}
-	return file.Close()
+	return nil
 }
 
-func (f *finder) fromFile(context.Context) (string, error) { return readFile(f.File) }
+// fromFile reads the file, or has read it where it is a pipe, as a shell's <(…) is.
+func (f *finder) fromFile(context.Context) (string, error) {
+	if info, err := os.Stat(f.File); err == nil && !info.Mode().IsRegular() {
+		return f.pipe()
+	}
+	return readFile(f.File)
+}
 
 func readFile(name string) (string, error) {
 	file, err := os.Open(name)

@@ -127,7 +127,7 @@ type finder struct {
 	dmi       string // directory of the firmware's strings
 	projected string // file of a pod's projected token
 
-	stdin func() (string, error) // reads it once
+	stdin, pipe func() (string, error) // each reads once, the one Stdin, the other File
 }
 
 // Find takes the source of c. Its error says what is missing here, and how to give
@@ -151,6 +151,7 @@ func newFinder(c Config) *finder {
 	}
 	f := &finder{Config: c, dmi: "/sys/class/dmi/id", projected: projectedFile}
 	f.stdin = sync.OnceValues(func() (string, error) { return readIDToken(c.Stdin) })
+	f.pipe = sync.OnceValues(func() (string, error) { return readFile(c.File) })
 	return f
 }
 
