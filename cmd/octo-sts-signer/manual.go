@@ -14,7 +14,7 @@ func main() {
 			{"/var/lib/octo-sts-signer", "The checkpoint that was signed last, and which PIN a token refused. Without it the audit log cannot be continued, so no package removes it."},
 			{"/etc/credstore.encrypted/hsm-pin", "The HSM's PIN, encrypted with systemd-creds(1)."},
 		},
-		SeeAlso: []string{"signer.yaml(5)", "octo-stsd(8)", "octo-sts(1)", "systemd-creds(1)", "pkcs11-tool(1)"},
+		SeeAlso: []string{"octo-sts(7)", "signer.yaml(5)", "octo-stsd(8)", "octo-sts(1)", "systemd-creds(1)", "pkcs11-tool(1)"},
 	}, `octo-sts-signer holds the private keys of GitHub Apps in a PKCS#11 token, an HSM, and signs for octo-stsd over a unix socket:
 App JWTs, whose claims it makes up itself, and checkpoints of the audit log that extend the one before. It signs nothing else.
 

@@ -10,10 +10,10 @@ func main() {
 		Version: version,
 		Summary: "exchange OIDC ID tokens for GitHub tokens",
 		Files: [][2]string{
-			{".github/chainguard/NAME.sts.yaml", "In a repository, on its default branch: the trust policy of the identity NAME, see octo-sts-policy(5)."},
+			{".github/chainguard/NAME.sts.yaml", "In a repository, on its default branch: the trust policy of the identity NAME, see sts.yaml(5)."},
 			{"/var/log/octo-sts/audit", "Where octo-stsd keeps its audit log."},
 		},
-		SeeAlso: []string{"octo-sts-policy(5)", "octo-stsd(8)", "octo-sts-signer(8)"},
+		SeeAlso: []string{"sts.yaml(5)", "octo-sts-audit(5)", "octo-sts(7)", "octo-stsd(8)", "octo-sts-signer(8)"},
 	}, `octo-sts is the command line of the octo-sts appliance. A CI job gets a GitHub token with exchange; whoever writes a trust policy
 finds out with policy why it says yes or no; whoever reads the appliance's audit log verifies it with audit, on any machine.
 It holds no secret of the appliance and needs none.`)

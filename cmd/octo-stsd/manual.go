@@ -16,7 +16,7 @@ func main() {
 			{"/etc/credstore.encrypted", "Secrets, each encrypted with systemd-creds(1), under the names that the units load."},
 			{"/usr/share/octo-sts/drop-ins", "Examples of changes to the units, for systemctl edit."},
 		},
-		SeeAlso: []string{"octo-stsd.yaml(5)", "octo-sts-signer(8)", "octo-sts(1)", "systemd.socket(5)"},
+		SeeAlso: []string{"octo-sts(7)", "octo-stsd.yaml(5)", "octo-sts-signer(8)", "octo-sts(1)", "systemd.socket(5)"},
 	}, `octo-stsd is a GitHub App that exchanges the OIDC ID token of a CI job for a short-lived GitHub installation token, under
 trust policies that are kept in the repositories. Every exchange is in its audit log before the token leaves.
 

@@ -7,7 +7,8 @@ import (
 	"github.com/octo-sts/appliance/sts/trustpolicy"
 )
 
-// writePages writes the manual pages of the file formats into a directory: the configuration of both daemons, and trust policies.
+// writePages writes the manual pages that are of no program into a directory: the configuration of both daemons, trust policies,
+// the audit log, and an overview of the units.
 func writePages(version, dir string) error {
 	date, err := manual.SourceDate()
 	if err != nil {
@@ -16,7 +17,7 @@ func writePages(version, dir string) error {
 	daemon, err := manual.Config(manual.Page{
 		Name: "octo-stsd.yaml", Section: 5, Date: date, Version: version, Summary: "configuration of octo-stsd",
 		Files:   [][2]string{{"/etc/octo-sts/octo-stsd.yaml", "Readable by root and the group octo-sts."}},
-		SeeAlso: []string{"octo-stsd(8)", "signer.yaml(5)", "octo-sts-policy(5)", "systemd-creds(1)"},
+		SeeAlso: []string{"octo-stsd(8)", "signer.yaml(5)", "sts.yaml(5)", "octo-sts(7)", "systemd-creds(1)"},
 	}, "appliance")
 	if err != nil {
 		return err
@@ -24,38 +25,44 @@ func writePages(version, dir string) error {
 	signer, err := manual.Config(manual.Page{
 		Name: "signer.yaml", Section: 5, Date: date, Version: version, Summary: "configuration of octo-sts-signer",
 		Files:   [][2]string{{"/etc/octo-sts/signer.yaml", "Readable by root and the group octo-sts-signer."}},
-		SeeAlso: []string{"octo-sts-signer(8)", "octo-stsd.yaml(5)", "systemd-creds(1)"},
+		SeeAlso: []string{"octo-sts-signer(8)", "octo-stsd.yaml(5)", "octo-sts(7)", "systemd-creds(1)"},
 	}, "signer")
 	if err != nil {
 		return err
 	}
 	schemas := trustpolicy.Schemas()
 	policy, err := manual.Policy(manual.Page{
-		Name: "octo-sts-policy", Section: 5, Date: date, Version: version, Summary: "trust policies of the octo-sts appliance",
+		Name: "sts.yaml", Section: 5, Date: date, Version: version, Summary: "trust policies of the octo-sts appliance",
 		Files:   [][2]string{{"/usr/share/octo-sts/schemas", "The JSON Schemas of these files, for editors."}},
-		SeeAlso: []string{"octo-sts(1)"},
+		SeeAlso: []string{"octo-sts-policy(1)", "octo-sts(1)"},
 	}, policyIntroduction,
 		schemas[trustpolicy.Repository.String()], schemas[trustpolicy.Organization.String()], schemas["trusted-issuers"])
 	if err != nil {
 		return err
 	}
-	for name, page := range map[string][]byte{"octo-stsd.yaml.5": daemon, "signer.yaml.5": signer, "octo-sts-policy.5": policy} {
+	log, err := manual.Lines(manual.Page{
+		Name: "octo-sts-audit", Section: 5, Date: date, Version: version, Summary: "the audit log of the octo-sts appliance",
+		Files: [][2]string{
+			{"/var/log/octo-sts/audit/00000000000000000000.jsonl", "A segment. Its name is the index of its first entry."},
+			{"/var/log/octo-sts/audit/checkpoint", "The newest signed checkpoint."},
+			{"/var/log/octo-sts/audit/tile", "Hashes of the tree, as c2sp.org/tlog-tiles has them."},
+		},
+		SeeAlso: []string{"octo-sts-audit(1)", "octo-stsd(8)", "jq(1)"},
+	}, "sts/audit", "Entry", logIntroduction)
+	if err != nil {
+		return err
+	}
+	overview, err := manual.Units(manual.Page{
+		Name: "octo-sts", Section: 7, Date: date, Version: version, Summary: "the octo-sts appliance, its units and its drop-ins",
+		SeeAlso: []string{"octo-stsd(8)", "octo-sts-signer(8)", "octo-sts(1)", "octo-sts-doctor(1)", "octo-stsd.yaml(5)", "signer.yaml(5)", "sts.yaml(5)", "octo-sts-audit(5)", "systemd(1)"},
+	}, overviewIntroduction, "systemd")
+	if err != nil {
+		return err
+	}
+	for name, page := range map[string][]byte{"octo-stsd.yaml.5": daemon, "signer.yaml.5": signer, "sts.yaml.5": policy, "octo-sts-audit.5": log, "octo-sts.7": overview} {
 		if err := manual.WriteGzip(filepath.Join(dir, name+".gz"), page); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-const policyIntroduction = `A trust policy says which OIDC ID tokens, of which issuer and with which subject and claims, may be exchanged for a GitHub
-token, and what that token may do. It is a YAML file on the default branch of the repository that the token is for:
-
-    issuer: https://token.actions.githubusercontent.com
-    subject: repo:my-org@1234/deployer@5678:environment:production
-    permissions:
-      contents: read
-      deployments: write
-
-Exactly one of ` + "`issuer` and `issuer_pattern`, exactly one of `subject` and `subject_pattern`" + ` must be there, and at most one of
-` + "`audience` and `audience_pattern`" + `: where both are left out, the audience is the appliance's domain. Unknown keys are errors,
-and a file with an error grants nothing. octo-sts policy lint checks a file, and octo-sts policy explain tells why it says no.`

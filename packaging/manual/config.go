@@ -15,18 +15,28 @@ import (
 // Config is the page of the file that is read into the struct named Config of the package in a directory. Each key has
 // what the field's comment says; a struct within it gets a section of its own.
 func Config(p Page, dir string) ([]byte, error) {
+	return format(p, dir, "Config", "KEYS", "", func(doc string) string { return strings.TrimPrefix(doc, "Config is "+p.Name+". ") })
+}
+
+// Lines is the page of a file of JSON objects in lines, each of which is read into the struct of a name. Of the struct's
+// own comment nothing is told, but what introduction says.
+func Lines(p Page, dir, name, introduction string) ([]byte, error) {
+	return format(p, dir, name, "FIELDS", introduction, func(string) string { return "" })
+}
+
+func format(p Page, dir, name, heading, introduction string, description func(doc string) string) ([]byte, error) {
 	structs, err := parseStructs(dir)
 	if err != nil {
 		return nil, err
 	}
-	root, ok := structs["Config"]
+	root, ok := structs[name]
 	if !ok {
-		return nil, fmt.Errorf("%s has no struct Config", dir)
+		return nil, fmt.Errorf("%s has no struct %s", dir, name)
 	}
 	r := newPage(p)
 	r.section("DESCRIPTION")
-	r.paragraphs(strings.TrimPrefix(root.doc, "Config is "+p.Name+". "), ".PP")
-	r.section("KEYS")
+	r.paragraphs(introduction+description(root.doc), ".PP")
+	r.section(heading)
 	r.keys(structs, root, "")
 	return r.end(p), nil
 }
@@ -79,7 +89,7 @@ func addStructs(structs map[string]*configStruct, decl *ast.GenDecl) {
 			if field.Tag == nil || len(field.Names) != 1 {
 				continue
 			}
-			key := reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json")
+			key, _, _ := strings.Cut(reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json"), ",")
 			f := configField{goName: field.Names[0].Name, key: key, doc: text(field.Doc)}
 			if f.doc == "" {
 				f.doc = strings.TrimSpace(text(field.Comment))
@@ -155,7 +165,7 @@ func (r *roff) keys(structs map[string]*configStruct, s *configStruct, prefix st
 }
 
 func describe(f configField) string {
-	names := map[string]string{"int": "number", "int64": "number", "uint": "number", "uint64": "number", "float64": "number", "bool": "true or false", "Duration": "time span", "string": "text"}
+	names := map[string]string{"int": "number", "int64": "number", "uint": "number", "uint64": "number", "float64": "number", "bool": "true or false", "Duration": "time span", "string": "text", "Time": "time", "Kind": "text"}
 	name := f.kind
 	if plain, ok := names[f.kind]; ok {
 		name = plain

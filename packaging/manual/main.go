@@ -13,7 +13,7 @@ import (
 )
 
 // Main is the main of a program that is built with the tag manual. Into the directory that its one argument names it writes
-// the program's page, man/NAME.SECTION.gz, and its completions, bash/NAME, zsh/_NAME and fish/NAME.fish. Then it exits.
+// the program's page, man/NAME.SECTION.gz, one for each command that has much to say, man/NAME-COMMAND.SECTION.gz, and its completions, bash/NAME, zsh/_NAME and fish/NAME.fish. Then it exits.
 func Main(root *cobra.Command, section int, p Page, description string) {
 	if err := write(root, section, p, description); err != nil {
 		fmt.Fprintf(os.Stderr, "writing the manual of %s: %v\n", root.Name(), err)
@@ -34,6 +34,11 @@ func write(root *cobra.Command, section int, p Page, description string) error {
 	p.Date, p.Section = date, section
 	if err := WriteGzip(filepath.Join(dir, "man", root.Name()+"."+strconv.Itoa(section)+".gz"), Program(p, description, root)); err != nil {
 		return err
+	}
+	for _, c := range commandsWithPages(root) {
+		if err := WriteGzip(filepath.Join(dir, "man", fmt.Sprintf("%s-%s.%d.gz", root.Name(), c.Name(), section)), Command(p, c)); err != nil {
+			return err
+		}
 	}
 	var bash, zsh, fish bytes.Buffer
 	for path, write := range map[string]func() error{

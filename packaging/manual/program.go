@@ -1,27 +1,79 @@
 package manual
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
+// Command is the page of a command of a program, of which root has to be the parent. What the program's page has of files, it has not.
+func Command(p Page, c *cobra.Command) []byte {
+	page := Page{
+		Name: strings.ReplaceAll(c.CommandPath(), " ", "-"), Section: p.Section, Summary: lowerFirst(c.Short), Date: p.Date, Version: p.Version,
+		SeeAlso: append([]string{fmt.Sprintf("%s(%d)", c.Root().Name(), p.Section)}, p.SeeAlso...), Synopsis: synopsis(c), Exit: exitStatuses(),
+	}
+	if strings.Contains(c.Long, "Exit status:") {
+		page.Exit = nil
+	}
+	r := newPage(page)
+	r.section("DESCRIPTION")
+	if c.HasSubCommands() {
+		r.paragraphs(c.Long, ".PP")
+		r.section("COMMANDS")
+		eachCommand(c, r.command)
+		return r.end(page)
+	}
+	r.paragraphs(c.Long, ".PP")
+	r.section("OPTIONS")
+	r.options(c)
+	if c.Example != "" {
+		r.section("EXAMPLES")
+		r.paragraphs(c.Example, ".PP")
+	}
+	return r.end(page)
+}
+
+// commandsWithPages are those of a program that have enough to say for pages of their own.
+func commandsWithPages(root *cobra.Command) []*cobra.Command {
+	var found []*cobra.Command
+	for _, c := range root.Commands() {
+		if !c.Hidden && c.Long != "" && c.Name() != "help" && c.Name() != "completion" {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+// synopsis has a line for each command, below c or c itself, that does something.
+func synopsis(c *cobra.Command) string {
+	var lines []string
+	eachCommand(c, func(c *cobra.Command) { lines = append(lines, strings.TrimSuffix(c.UseLine(), " [flags]")) })
+	return strings.Join(lines, "\n")
+}
+
+func exitStatuses() [][2]string {
+	return [][2]string{
+		{"0", "Yes: what was asked for was done, or holds."},
+		{"1", "No: it does not hold, or something failed."},
+		{"2", "Wrong usage or configuration."},
+	}
+}
+
 // Program is the page of a program: every command that is not hidden, with its flags and examples. description stands
 // before them.
 func Program(p Page, description string, root *cobra.Command) []byte {
 	root.InitDefaultCompletionCmd()
 	p.Name = root.Name()
-	var synopsis []string
-	eachCommand(root, func(c *cobra.Command) { synopsis = append(synopsis, strings.TrimSuffix(c.UseLine(), " [flags]")) })
-	p.Synopsis = strings.Join(synopsis, "\n")
+	p.Synopsis = synopsis(root)
 	if p.Summary == "" {
 		p.Summary = lowerFirst(root.Short)
 	}
-	p.Exit = append(p.Exit,
-		[2]string{"0", "Yes: what was asked for was done, or holds."},
-		[2]string{"1", "No: it does not hold, or something failed."},
-		[2]string{"2", "Wrong usage or configuration."})
+	p.Exit = append(p.Exit, exitStatuses()...)
+	for _, c := range commandsWithPages(root) {
+		p.SeeAlso = append(p.SeeAlso, fmt.Sprintf("%s-%s(%d)", root.Name(), c.Name(), p.Section))
+	}
 
 	r := newPage(p)
 	r.section("DESCRIPTION")
@@ -55,15 +107,20 @@ func (r *roff) command(c *cobra.Command) {
 		text = c.Short + "."
 	}
 	r.paragraphs(text, ".PP")
-	r.flags(c.LocalFlags())
-	for parent := c.Parent(); parent.HasParent(); parent = parent.Parent() {
-		r.flags(parent.PersistentFlags())
-	}
+	r.options(c)
 	if c.Example != "" {
 		r.line(".PP")
 		r.line("For example:")
 		r.line(".PP")
 		r.paragraphs(c.Example, ".PP")
+	}
+}
+
+// options are the command's own, and those that it has from commands above it, but for the program's.
+func (r *roff) options(c *cobra.Command) {
+	r.flags(c.LocalFlags())
+	for parent := c.Parent(); parent != nil && parent.HasParent(); parent = parent.Parent() {
+		r.flags(parent.PersistentFlags())
 	}
 }
 

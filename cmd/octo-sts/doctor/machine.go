@@ -26,6 +26,9 @@ const (
 	target        = "octo-sts.target"
 )
 
+// socketAgain makes the signer's socket anew. systemd does not restart a socket whose service runs.
+const socketAgain = "systemctl stop octo-sts-signer.socket octo-sts-signer.service; systemctl start octo-sts-signer.socket octo-sts-signer.service"
+
 // commandLimit bounds each program that is asked something.
 const commandLimit = 20 * time.Second
 

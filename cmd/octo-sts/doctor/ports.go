@@ -170,20 +170,19 @@ func checkSignerSocket(_ context.Context, m *machine) []Finding {
 	if m.signer != nil {
 		socket = m.signer.Socket
 	}
-	again := "systemctl restart octo-sts-signer.socket octo-sts-signer.service"
 	if u := m.units["octo-sts-signer.socket"]; !u.is("active") {
 		return nil // that is told already
 	}
 	info, err := os.Stat(m.path(socket))
 	if err != nil {
-		return []Finding{{Severity: Problem, What: err.Error(), Why: "the daemon cannot ask for signatures", Command: again}}
+		return []Finding{{Severity: Problem, What: err.Error(), Why: "the daemon cannot ask for signatures", Command: socketAgain}}
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	gid, known := m.groups[daemonUser]
 	if info.Mode()&fs.ModeSocket == 0 || known && int(stat.Gid) != gid || info.Mode().Perm() != 0o660 {
 		return []Finding{{
 			Severity: Problem, What: fmt.Sprintf("%s is %s of the group %s, and not a socket for the group %s alone", socket, info.Mode(), nameOf(m.groups, int(stat.Gid)), daemonUser),
-			Why: "the daemon cannot ask for signatures, or others can", Command: again,
+			Why: "the daemon cannot ask for signatures, or others can", Command: socketAgain,
 		}}
 	}
 	directory, err := os.Stat(m.path(path.Dir(socket)))

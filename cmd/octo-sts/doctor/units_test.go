@@ -274,7 +274,7 @@ func TestReady(t *testing.T) {
 	}{
 		{readyCheck{"audit", "failing", "writing: no space left on device"}, Problem.text(), "logged", "make room"},
 		{readyCheck{"checkpoint", "degraded", "THE AUDIT LOG IS NOT THE ONE THAT WAS SIGNED: x"}, Warning.text(), "somebody changed", "audit verify"},
-		{readyCheck{"signer", "failing", "dial unix: connect: connection refused"}, Problem.text(), "nothing can be signed", "systemctl restart octo-sts-signer.socket"},
+		{readyCheck{"signer", "failing", "dial unix: connect: connection refused"}, Problem.text(), "nothing can be signed", "systemctl start octo-sts-signer.socket"},
 		{readyCheck{"github", "degraded", "this host's clock is off by 2m0s"}, Warning.text(), "clock", "timedatectl set-ntp true"},
 		{readyCheck{"audit cloudevents", "degraded", "stopped"}, Warning.text(), "collector", "collector"},
 		{readyCheck{"news", "degraded", "something"}, Warning.text(), "", "operations.md"},
