@@ -56,8 +56,7 @@ var allowed = map[string][]string{
 	"packaging/generate": {"packaging/manual", "sts/trustpolicy"},
 
 	"cmd/octo-stsd":       {"appliance"},
-	"cmd/octo-sts":        {"cmd/octo-sts/doctor", "sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
-	"cmd/octo-sts/doctor": {"signer", "sts/audit"},
+	"cmd/octo-sts":        {"probe", "sts/idsource", "sts/stsclient", "sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
 	"cmd/octo-sts-signer": {"signer", "signer/hsm", "signer/setup", "signer/systemd", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
 	"cmd/octo-sts-demo":   {"signer", "sts/audit", "sts/audit/checkpoint", "sts/ststest"},
 }

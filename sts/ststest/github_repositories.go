@@ -1,6 +1,7 @@
 package ststest
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -258,4 +259,36 @@ func (r *request) createIssue() answer {
 		"assignees": []any{}, "milestone": nil, "locked": false, "comments": 0, "closed_at": nil,
 		"created_at": now, "updated_at": now, "author_association": "NONE",
 	}}
+}
+
+// createBlob makes an object that nothing refers to, and which is therefore not kept.
+func (r *request) createBlob() answer {
+	var in struct {
+		Content  *string `json:"content"`
+		Encoding string  `json:"encoding"`
+	}
+	if a, ok := r.decode(&in); !ok {
+		return a
+	}
+	w := &r.g.world
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	repo, a, ok := r.visible("contents", "write")
+	if !ok {
+		return a
+	}
+	if in.Content == nil {
+		return unprocessable("Invalid request.\n\n\"content\" wasn't supplied.")
+	}
+	content := []byte(*in.Content)
+	if in.Encoding == "base64" {
+		decoded, err := base64.StdEncoding.DecodeString(*in.Content)
+		if err != nil {
+			return unprocessable("Problems parsing the content")
+		}
+		content = decoded
+	}
+	sha := blobSHA(content)
+	url := r.g.url + "/repos/" + repo.owner.login + "/" + repo.name + "/git/blobs/" + sha
+	return answer{status: http.StatusCreated, header: map[string]string{"Location": url}, body: map[string]any{"url": url, "sha": sha}}
 }

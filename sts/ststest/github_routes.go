@@ -23,6 +23,7 @@ const (
 	ListInstallsRoute = "GET /app/installations"
 	CompareRoute      = "GET /repos/{owner}/{repo}/compare/{basehead}"
 	TreeRoute         = "GET /repos/{owner}/{repo}/git/trees/{tree_sha}"
+	BlobRoute         = "POST /repos/{owner}/{repo}/git/blobs"
 	CommitRoute       = "GET /repos/{owner}/{repo}/commits/{ref}"
 	CreateCheckRoute  = "POST /repos/{owner}/{repo}/check-runs"
 	UpdateCheckRoute  = "PATCH /repos/{owner}/{repo}/check-runs/{check_run_id}"
@@ -93,6 +94,7 @@ func (g *GitHub) routeAll() {
 	add("POST /repos/{owner}/{repo}/issues", wantInstallationToken, (*request).createIssue)
 	add(CompareRoute, wantInstallationToken, (*request).compare)
 	add(TreeRoute, wantInstallationToken, (*request).getTree)
+	add(BlobRoute, wantInstallationToken, (*request).createBlob)
 	add(CommitRoute, wantInstallationToken, (*request).getCommit)
 	add(CreateCheckRoute, wantInstallationToken, (*request).createCheckRun)
 	add(UpdateCheckRoute, wantInstallationToken, (*request).updateCheckRun)

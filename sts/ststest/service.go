@@ -46,6 +46,9 @@ type ServiceConfig struct {
 	// Webhook configures a webhook secret (Service.WebhookSecret) and, after each
 	// start, has the fake GitHub deliver every App's events to /webhook.
 	Webhook bool
+	// Probe is the scope of the probe, OWNER/NAME: where it is set, the signer makes ID
+	// tokens for probes, and octo-stsd is configured to probe itself.
+	Probe string
 	// HSMs is how many tokens the signer has. Default: one.
 	HSMs int
 	// Shim stands before the first of them, and does wrong what it is told to.
@@ -167,7 +170,7 @@ func (s *Service) startSigner(ctx context.Context) error {
 	}
 	signer, err := signertest.Start(ctx, signertest.Config{
 		Binary: filepath.Join(s.config.BinDir, "octo-sts-signer"), Dir: filepath.Join(s.Dir, "signer"), AppIDs: ids,
-		Origin: s.config.Domain + "/audit", HSMs: s.config.HSMs, Shim: s.config.Shim,
+		Origin: s.config.Domain + "/audit", HSMs: s.config.HSMs, Shim: s.config.Shim, ProbeIssuer: s.probeIssuer(),
 	})
 	if err != nil {
 		return err

@@ -55,6 +55,11 @@ func (s *Service) writeConfig() error {
 		}
 		config["webhook"] = map[string]any{"secrets": []any{webhookCredential}}
 	}
+	if s.config.Probe != "" {
+		if err := s.configureProbe(config); err != nil {
+			return err
+		}
+	}
 	if s.config.Edit != nil {
 		s.config.Edit(config)
 	}

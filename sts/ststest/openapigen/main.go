@@ -37,6 +37,7 @@ var operations = []string{
 	"GET /repos/{owner}/{repo}/contents/{path}",
 	"PUT /repos/{owner}/{repo}/contents/{path}",
 	"POST /repos/{owner}/{repo}/issues",
+	"POST /repos/{owner}/{repo}/git/blobs",
 	"GET /repos/{owner}/{repo}/compare/{basehead}",
 	"GET /repos/{owner}/{repo}/git/trees/{tree_sha}",
 	"GET /repos/{owner}/{repo}/commits/{ref}",
