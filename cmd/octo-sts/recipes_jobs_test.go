@@ -163,9 +163,6 @@ func checkScript(t *testing.T, script string) {
 		t.Errorf("bash -n: %v: %s\n%s", err, out, script)
 	}
 	for _, line := range ownCommands(script) {
-		if slices.Contains([]string{"exec", "git-credential"}, line[0]) {
-			continue // to be removed with these commands' arrival
-		}
 		root := newCommand()
 		c, rest, err := root.Find(line)
 		if err != nil || c == root {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -38,6 +39,7 @@ type recipe struct {
 	issuers  string
 	files    []recipeFile
 	commands []string // sh blocks
+	printed  []string // text blocks
 }
 
 type recipePolicy struct {
@@ -148,6 +150,7 @@ func (r *recipe) take(t *testing.T, info, block string) {
 	case info == "sh":
 		r.commands = append(r.commands, block)
 	case info == "text":
+		r.printed = append(r.printed, block)
 	case rest != "":
 		r.files = append(r.files, recipeFile{language, rest, block})
 	default:
@@ -238,6 +241,7 @@ func runCommand(t *testing.T, args ...string) (stdout string, err error) {
 	c := newCommand()
 	c.SetArgs(args)
 	c.SetOut(out)
+	c.SetErr(io.Discard)
 	err = c.ExecuteContext(t.Context())
 	return out.String(), err
 }

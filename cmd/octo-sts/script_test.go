@@ -100,16 +100,16 @@ func idToken(t *testing.T, service *ststest.Service, job ststest.GitHubActions) 
 	return token
 }
 
-// programs is where `make build` put the daemons, or a directory with fresh ones.
+// programs is where `make build` put the programs, or a directory with fresh ones.
 func programs(t *testing.T) string {
 	t.Helper()
 	if dir := os.Getenv("OCTO_STS_BIN"); dir != "" {
 		return dir
 	}
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "../octo-stsd", "../octo-sts-signer")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "../octo-stsd", "../octo-sts-signer", ".")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the daemons: %v\n%s", err, out)
+		t.Fatalf("building the programs: %v\n%s", err, out)
 	}
 	return dir
 }
