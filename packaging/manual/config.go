@@ -157,7 +157,9 @@ func (r *roff) keys(structs map[string]*configStruct, s *configStruct, prefix st
 			if f.list {
 				subject = "Each"
 			}
-			r.line(".PP")
+			if f.doc != "" {
+				r.line(".PP")
+			}
 			r.paragraphs(inKeys(within.doc, f.kind, subject, within.fields), ".PP")
 		}
 		r.keys(structs, within, name+".")
