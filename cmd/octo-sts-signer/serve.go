@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/octo-sts/appliance/journald"
 	"github.com/octo-sts/appliance/signer"
 )
 
@@ -37,7 +37,7 @@ request. A file with a mistake in it changes nothing, and neither does one that 
 have an App's key, which signs, make way for one that no HSM can sign with.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serve(cmd.Context(), path, cmd.ErrOrStderr())
+			return serve(cmd.Context(), path)
 		},
 	}
 	addConfigFlag(cmd, &path)
@@ -45,7 +45,7 @@ have an App's key, which signs, make way for one that no HSM can sign with.`,
 }
 
 // serve makes everything that can fail for the operator's mistake fail before any PIN is tried.
-func serve(ctx context.Context, path string, logs io.Writer) error {
+func serve(ctx context.Context, path string) error {
 	// A panic, or the service manager's SIGABRT, would end the process with status 2, which says that the configuration is
 	// wrong and no restart will help. Not by GOTRACEBACK: workers inherit that, and their registers may hold a piece of the PIN.
 	debug.SetTraceback("crash")
@@ -66,7 +66,7 @@ func serve(ctx context.Context, path string, logs io.Writer) error {
 	}
 	defer listener.Close()
 
-	log := newLogger(logs)
+	log := newLogger()
 	var hsms *signer.HSMs
 	checkpoints, err := signer.NewCountersigner(signer.CountersignerConfig{
 		Origin:    config.Checkpoint.Origin,
@@ -138,13 +138,14 @@ func checkCredentials(config *signer.Config) error {
 	return nil
 }
 
-// newLogger writes JSON lines for journald: no sampling, since a line left out may be the one that is needed, and no
-// stack traces.
-func newLogger(w io.Writer) *zap.Logger {
+// newLogger writes to journald, or else JSON lines: no sampling, since a line left out may be the one that is needed, and
+// no stack traces.
+func newLogger() *zap.Logger {
 	encoder := zap.NewProductionEncoderConfig()
 	encoder.TimeKey = "time"
 	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	encoder.EncodeDuration = zapcore.StringDurationEncoder
-	core := zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(zapcore.AddSync(w)), zap.InfoLevel)
-	return zap.New(core, zap.ErrorOutput(zapcore.Lock(zapcore.AddSync(w)))).With(zap.String("program", "octo-sts-signer"))
+	return zap.New(journald.LogCore("octo-sts-signer", func(to zapcore.WriteSyncer) zapcore.Core {
+		return zapcore.NewCore(zapcore.NewJSONEncoder(encoder), to, zap.InfoLevel).With([]zapcore.Field{zap.String("program", "octo-sts-signer")})
+	}))
 }

@@ -39,14 +39,14 @@ func newWorkerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Not with cmd's context: a service manager sends SIGTERM to every process of the unit, and the parent needs its
 			// workers for the requests that it finishes. A worker stops when the parent closes the socket.
-			return work(context.WithoutCancel(cmd.Context()), index, cmd.InOrStdin(), cmd.ErrOrStderr())
+			return work(context.WithoutCancel(cmd.Context()), index, cmd.InOrStdin())
 		},
 	}
 	cmd.Flags().IntVar(&index, "hsm", 0, "`INDEX` of the HSM in the configuration")
 	return cmd
 }
 
-func work(ctx context.Context, index int, stdin io.Reader, logs io.Writer) error {
+func work(ctx context.Context, index int, stdin io.Reader) error {
 	signal.Ignore(syscall.SIGHUP) // it may be sent to the whole unit, and is for the parent
 	var setup signer.WorkerSetup
 	if err := json.NewDecoder(stdin).Decode(&setup); err != nil {
@@ -57,7 +57,7 @@ func work(ctx context.Context, index int, stdin io.Reader, logs io.Writer) error
 		return usageError{err}
 	}
 	defer parent.Close()
-	log := newLogger(logs).With(zap.Int("hsm", index))
+	log := newLogger().With(zap.Int("hsm", index))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/octo-sts/appliance/appliance"
+	"github.com/octo-sts/appliance/journald"
 )
 
 // version is set by the build.
@@ -57,14 +58,11 @@ func newCommand(status *int) *cobra.Command {
 }
 
 func serve(ctx context.Context, c *appliance.Config, hangup <-chan os.Signal) error {
-	config := zap.NewProductionConfig()
-	config.Sampling = nil // every exchange has its line
-	config.DisableCaller, config.DisableStacktrace = true, true
-	config.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	logger, err := config.Build()
-	if err != nil {
-		return fmt.Errorf("opening the log: %w", err)
-	}
+	encoder := zap.NewProductionEncoderConfig()
+	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	logger := zap.New(journald.LogCore("octo-stsd", func(to zapcore.WriteSyncer) zapcore.Core {
+		return zapcore.NewCore(zapcore.NewJSONEncoder(encoder), to, zap.InfoLevel)
+	}))
 	appliance.CollectLess()
 	daemon, err := appliance.New(ctx, c, version, hangup, logger)
 	if err == nil {

@@ -11,9 +11,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
+	// Tokens pass through the memory of this process, and secrets stay in it: it is kept out of core dumps, whatever the
+	// machine does with those, and away from other processes of the same user. Nothing depends on it, so a kernel that
+	// refuses is no error.
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var status int

@@ -46,7 +46,7 @@ func TestLifecycle(t *testing.T) {
 			}
 			granted := x.end()
 			if t.Failed() {
-				out, _ := a.try(`journalctl --no-pager -u octo-stsd | grep -o '"decision":"failed".*' | grep -o '"reason".*duration' | sort | uniq --count`)
+				out, _ := a.try(`journalctl --no-pager -u octo-stsd | grep -o ' decision=failed .* duration=' | sort | uniq --count`)
 				t.Logf("the reasons: %s", out)
 			}
 			if got := a.grantsInLog(); got != granted {

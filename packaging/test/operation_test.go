@@ -80,7 +80,7 @@ func (a *appliance) reloads(look *page) {
 	a.edit(file, strings.Replace(good, "issuers:\n", "issuers:\n  - url: https://gitlab.example.com\n", 1))
 	look.run(a.machine, "reload")
 	eventually(a.t, time.Minute, "the new issuer is asked for its keys", func() error {
-		if out := a.run("journalctl --no-pager -u octo-stsd"); !strings.Contains(out, `"issuer":"https://gitlab.example.com"`) {
+		if out := a.run("journalctl --no-pager -u octo-stsd"); !strings.Contains(out, ` issuer=https://gitlab.example.com`) {
 			return fmt.Errorf("the journal does not name it")
 		}
 		return nil

@@ -27,10 +27,10 @@ var (
 var (
 	signerReads = []string{
 		"/etc/group", "/etc/ld.so.cache", "/etc/localtime", "/etc/nsswitch.conf", "/etc/octo-sts/signer.yaml", "/etc/passwd", "/etc/ssl/openssl.cnf",
-		"/etc/softhsm/softhsm2.conf", "/usr/bin/octo-sts-signer", "/usr/bin/kill", "/run/systemd/journal/stdout", "/run/systemd/notify",
+		"/etc/softhsm/softhsm2.conf", "/usr/bin/octo-sts-signer", "/usr/bin/kill", "/run/systemd/journal/socket", "/run/systemd/journal/stdout", "/run/systemd/notify",
 	}
 	signerReadsIn  = []string{"/run/credentials/octo-sts-signer.service/", "/var/lib/octo-sts-signer/", "/var/lib/softhsm/"}
-	signerWrites   = []string{"/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp", "/run/systemd/journal/stdout", "/run/systemd/notify"}
+	signerWrites   = []string{"/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp", "/run/systemd/journal/socket", "/run/systemd/journal/stdout", "/run/systemd/notify"}
 	signerWritesIn = []string{"/var/lib/octo-sts-signer", "/var/lib/softhsm"}
 )
 

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/octo-sts/appliance/journald"
 	"github.com/octo-sts/appliance/sts/audit"
 )
 
@@ -18,8 +19,8 @@ import (
 var ErrNoJournald = errors.New("there is no journald on this machine")
 
 const (
-	// journaldSocket is where journald takes entries (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
-	journaldSocket = "/run/systemd/journal/socket"
+	// sendLimit is how long journald may leave its socket full before an attempt to send is given up.
+	sendLimit = 5 * time.Second
 	// firstRetry is the pause after journald did not take an entry; each further one doubles it, up to lastRetry.
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 5 * time.Second
@@ -36,7 +37,7 @@ type JournalConfig struct {
 }
 
 // Journal copies entries and checkpoints to systemd's journal on this machine, from where journald's own means take them
-// to another one. Entries come in order, as fields; see Fields.
+// to another one. Entries come in order, as fields; see entryFields.
 //
 // journald acknowledges nothing: what it took and then lost, because it was killed or because of its own rate limit, is a
 // gap in OCTO_STS_INDEX. A copy in which there must be no gap is what Events makes.
@@ -52,7 +53,7 @@ func NewJournal(_ context.Context, c JournalConfig) (*Journal, error) {
 		c.Logger = zap.NewNop()
 	}
 	if c.Socket == "" {
-		c.Socket = journaldSocket
+		c.Socket = journald.Socket
 	}
 	j := &Journal{
 		follower: follower{
@@ -95,8 +96,8 @@ func (j *Journal) Run(ctx context.Context) {
 func (j *Journal) copyEntries(ctx context.Context) {
 	defer j.forget()
 	defer j.save()
-	conn := &journalConn{path: j.socket, limit: sendLimit}
-	defer conn.close()
+	conn := &journald.Conn{Path: j.socket, Limit: sendLimit}
+	defer conn.Close()
 	for retry := firstRetry; ; {
 		line, ok, err := j.read(j.next)
 		if ok {
@@ -130,8 +131,8 @@ func (j *Journal) copyEntries(ctx context.Context) {
 }
 
 func (j *Journal) copyCheckpoints(ctx context.Context) {
-	conn := &journalConn{path: j.socket, limit: sendLimit}
-	defer conn.close()
+	conn := &journald.Conn{Path: j.socket, Limit: sendLimit}
+	defer conn.Close()
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,7 +149,7 @@ func (j *Journal) copyCheckpoints(ctx context.Context) {
 
 // lastCheckpoint makes one more attempt to copy the newest checkpoint, which at the end covers all of the log: the one that
 // waits, or else signed, where there is one.
-func (j *Journal) lastCheckpoint(conn *journalConn, signed []byte) {
+func (j *Journal) lastCheckpoint(conn *journald.Conn, signed []byte) {
 	select {
 	case signed = <-j.checkpoints:
 	default:
@@ -156,17 +157,17 @@ func (j *Journal) lastCheckpoint(conn *journalConn, signed []byte) {
 	if signed == nil {
 		return
 	}
-	conn.limit = time.Second
-	if err := conn.send(context.Background(), checkpointFields(signed).datagram()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	conn.Limit = time.Second
+	if err := conn.Send(context.Background(), checkpointFields(signed).Datagram()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		j.logger.Warn("the last checkpoint is not in the journal", zap.Error(err))
 	}
 }
 
 // deliver returns nil once journald has taken the fields, an error where ctx ended before.
-func (j *Journal) deliver(ctx context.Context, conn *journalConn, fields Fields) error {
-	datagram := fields.datagram()
+func (j *Journal) deliver(ctx context.Context, conn *journald.Conn, fields journald.Fields) error {
+	datagram := fields.Datagram()
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
-		err := conn.send(ctx, datagram)
+		err := conn.Send(ctx, datagram)
 		if err == nil {
 			j.works()
 			return nil

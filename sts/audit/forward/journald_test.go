@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/octo-sts/appliance/journald"
 )
 
 // journaldConfig: volatile, with nothing from the kernel and without the rate limit, as docs/audit.md advises.
@@ -54,47 +56,47 @@ func holdJournald() {
 	}
 	answer(err)
 	var (
-		socket   *os.File
-		journald *exec.Cmd
+		socket  *os.File
+		process *exec.Cmd
 	)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		switch lines.Text() {
 		case "listen":
-			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: journaldSocket, Net: "unixgram"})
+			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: journald.Socket, Net: "unixgram"})
 			if err == nil {
 				socket, err = conn.File()
 			}
 			answer(err)
 		case "start": // systemd's own protocol, sd_listen_fds(3)
-			journald = exec.Command("/bin/sh", "-c", "LISTEN_PID=$$ exec /lib/systemd/systemd-journald")
-			journald.Env = append(os.Environ(), "LISTEN_FDS=1")
-			journald.ExtraFiles = []*os.File{socket}
-			journald.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			answer(journald.Start())
+			process = exec.Command("/bin/sh", "-c", "LISTEN_PID=$$ exec /lib/systemd/systemd-journald")
+			process.Env = append(os.Environ(), "LISTEN_FDS=1")
+			process.ExtraFiles = []*os.File{socket}
+			process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			answer(process.Start())
 		case "kill":
-			err := journald.Process.Kill()
-			_ = journald.Wait() // "signal: killed" is what was wanted
+			err := process.Process.Kill()
+			_ = process.Wait() // "signal: killed" is what was wanted
 			answer(err)
 		case "hang":
-			answer(journald.Process.Signal(syscall.SIGSTOP))
+			answer(process.Process.Signal(syscall.SIGSTOP))
 		case "go on":
-			answer(journald.Process.Signal(syscall.SIGCONT))
+			answer(process.Process.Signal(syscall.SIGCONT))
 		}
 	}
-	if journald != nil {
-		_ = journald.Process.Kill() // it may be dead already
+	if process != nil {
+		_ = process.Process.Kill() // it may be dead already
 	}
 }
 
-// journald is a real one, with a journal of its own.
-type journald struct {
+// realJournald is a real one, with a journal of its own.
+type realJournald struct {
 	root   string // its / as seen from here
 	stdin  io.Writer
 	stdout *bufio.Scanner
 }
 
 // newJournald makes the place for one. After "listen" its socket is there, after "start" it runs.
-func newJournald(t testing.TB) *journald {
+func newJournald(t testing.TB) *realJournald {
 	t.Helper()
 	wrapper := []string{"unshare", "--mount", "--propagation", "private"}
 	if os.Geteuid() != 0 {
@@ -112,7 +114,7 @@ func newJournald(t testing.TB) *journald {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	j := &journald{fmt.Sprintf("/proc/%d/root", cmd.Process.Pid), stdin, bufio.NewScanner(stdout)}
+	j := &realJournald{fmt.Sprintf("/proc/%d/root", cmd.Process.Pid), stdin, bufio.NewScanner(stdout)}
 	t.Cleanup(func() {
 		stdin.Close()
 		_ = cmd.Wait() // the end of the test's context has killed it, and with it journald
@@ -121,7 +123,7 @@ func newJournald(t testing.TB) *journald {
 	return j
 }
 
-func (j *journald) tell(t testing.TB, what string) {
+func (j *realJournald) tell(t testing.TB, what string) {
 	t.Helper()
 	if _, err := fmt.Fprintln(j.stdin, what); err != nil {
 		t.Fatal(err)
@@ -129,7 +131,7 @@ func (j *journald) tell(t testing.TB, what string) {
 	j.expectOK(t)
 }
 
-func (j *journald) expectOK(t testing.TB) {
+func (j *realJournald) expectOK(t testing.TB) {
 	t.Helper()
 	if !j.stdout.Scan() || j.stdout.Text() != "ok" {
 		t.Fatalf("journald's holder: %q", j.stdout.Text())
@@ -137,10 +139,10 @@ func (j *journald) expectOK(t testing.TB) {
 }
 
 // socket is a path that fits into an address, which has room for 107 bytes.
-func (j *journald) socket() string { return j.root + journaldSocket }
+func (j *realJournald) socket() string { return j.root + journald.Socket }
 
 // ctl runs journalctl on the journal.
-func (j *journald) ctl(t testing.TB, args ...string) []byte {
+func (j *realJournald) ctl(t testing.TB, args ...string) []byte {
 	t.Helper()
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), "journalctl", append([]string{"--directory=" + j.root + "/run/log/journal", "--no-pager", "--quiet"}, args...)...)
@@ -153,7 +155,7 @@ func (j *journald) ctl(t testing.TB, args ...string) []byte {
 }
 
 // entries returns what octo-stsd wrote, in the journal's order.
-func (j *journald) entries(t testing.TB) []map[string]string {
+func (j *realJournald) entries(t testing.TB) []map[string]string {
 	t.Helper()
 	var entries []map[string]string
 	for line := range bytes.Lines(j.ctl(t, "--output=json", "--all", "--identifier=octo-stsd")) {
@@ -190,7 +192,7 @@ func text(t testing.TB, value json.RawMessage) string {
 
 // awaitIndices waits until the journal has the entries from first up to end, and tells whether they came in order, without
 // a gap, each once.
-func (j *journald) awaitIndices(t testing.TB, first, end uint64) {
+func (j *realJournald) awaitIndices(t testing.TB, first, end uint64) {
 	t.Helper()
 	var got []string
 	for deadline := time.Now().Add(limit); uint64(len(got)) < end-first && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 
+	"github.com/octo-sts/appliance/journald"
 	"github.com/octo-sts/appliance/sts/audit"
 )
 
@@ -53,49 +54,49 @@ func messageID(kind audit.Kind) string {
 // entryFields are the journal's fields of one entry. Values are as they are in the entry, whatever characters those have;
 // MESSAGE alone is made for the eye. OCTO_STS_ENTRY is the line itself, byte for byte: the leaf of the tree. A field
 // without a value is left out.
-func entryFields(line audit.Line) Fields {
+func entryFields(line audit.Line) journald.Fields {
 	entry, err := audit.ParseEntry(line.Bytes)
 	message, priority := describe(entry), priorityOf(entry.Decision)
 	if err != nil {
-		message = fmt.Sprintf("entry %d of the audit log is damaged (octo-sts audit verify tells more): %s", line.Index, word(err.Error()))
+		message = fmt.Sprintf("entry %d of the audit log is damaged (octo-sts audit verify tells more): %s", line.Index, journald.Word(err.Error()))
 		priority = journal.PriErr
 	}
-	fields := Fields{
-		{"MESSAGE", message},
-		{"MESSAGE_ID", messageID(entry.Kind)},
-		{"PRIORITY", strconv.Itoa(int(priority))},
-		{"SYSLOG_IDENTIFIER", identifier},
-		{"OCTO_STS_INDEX", strconv.FormatUint(line.Index, 10)},
+	fields := journald.Fields{
+		{Name: "MESSAGE", Value: message},
+		{Name: "MESSAGE_ID", Value: messageID(entry.Kind)},
+		{Name: "PRIORITY", Value: strconv.Itoa(int(priority))},
+		{Name: "SYSLOG_IDENTIFIER", Value: identifier},
+		{Name: "OCTO_STS_INDEX", Value: strconv.FormatUint(line.Index, 10)},
 	}
-	for _, f := range []Field{
-		{"OCTO_STS_KIND", string(entry.Kind)},
-		{"OCTO_STS_SCOPE", entry.Scope},
-		{"OCTO_STS_IDENTITY", entry.Identity},
-		{"OCTO_STS_ISSUER", entry.Issuer},
-		{"OCTO_STS_SUBJECT", entry.Subject},
-		{"OCTO_STS_DECISION", entry.Decision},
-		{"OCTO_STS_REQUEST_ID", entry.RequestID},
-		{"OCTO_STS_REASON", entry.Reason},
+	for _, f := range []journald.Field{
+		{Name: "OCTO_STS_KIND", Value: string(entry.Kind)},
+		{Name: "OCTO_STS_SCOPE", Value: entry.Scope},
+		{Name: "OCTO_STS_IDENTITY", Value: entry.Identity},
+		{Name: "OCTO_STS_ISSUER", Value: entry.Issuer},
+		{Name: "OCTO_STS_SUBJECT", Value: entry.Subject},
+		{Name: "OCTO_STS_DECISION", Value: entry.Decision},
+		{Name: "OCTO_STS_REQUEST_ID", Value: entry.RequestID},
+		{Name: "OCTO_STS_REASON", Value: entry.Reason},
 	} {
 		if f.Value != "" {
 			fields = append(fields, f)
 		}
 	}
-	return append(fields, Field{"OCTO_STS_ENTRY", string(line.Bytes)})
+	return append(fields, journald.Field{Name: "OCTO_STS_ENTRY", Value: string(line.Bytes)})
 }
 
 // checkpointFields are those of a signed checkpoint. OCTO_STS_CHECKPOINT is the note without its last newline, which
 // journalctl puts there when it prints the field.
-func checkpointFields(signed []byte) Fields {
+func checkpointFields(signed []byte) journald.Fields {
 	note := strings.TrimSuffix(string(signed), "\n")
 	origin, rest, _ := strings.Cut(note, "\n")
 	size, _, _ := strings.Cut(rest, "\n")
-	return Fields{
-		{"MESSAGE", fmt.Sprintf("audit log %s: checkpoint of %s entries", word(origin), word(size))},
-		{"MESSAGE_ID", MessageCheckpoint},
-		{"PRIORITY", strconv.Itoa(int(journal.PriInfo))},
-		{"SYSLOG_IDENTIFIER", identifier},
-		{"OCTO_STS_CHECKPOINT", note},
+	return journald.Fields{
+		{Name: "MESSAGE", Value: fmt.Sprintf("audit log %s: checkpoint of %s entries", journald.Word(origin), journald.Word(size))},
+		{Name: "MESSAGE_ID", Value: MessageCheckpoint},
+		{Name: "PRIORITY", Value: strconv.Itoa(int(journal.PriInfo))},
+		{Name: "SYSLOG_IDENTIFIER", Value: identifier},
+		{Name: "OCTO_STS_CHECKPOINT", Value: note},
 	}
 }
 
@@ -114,13 +115,13 @@ func priorityOf(decision string) journal.Priority {
 //	outcome granted: my-org/my-repo deploy, for repo:my-org/my-repo:ref:refs/heads/main of https://token.actions.githubusercontent.com
 func describe(e audit.Entry) string {
 	var b strings.Builder
-	b.WriteString(word(string(e.Kind)))
+	b.WriteString(journald.Word(string(e.Kind)))
 	if e.Decision != string(e.Kind) && e.Decision != "" {
-		b.WriteString(" " + word(e.Decision))
+		b.WriteString(" " + journald.Word(e.Decision))
 	}
 	separator := ": "
 	for _, part := range []struct{ before, text string }{
-		{" ", word(e.Scope)}, {" ", word(e.Identity)}, {", for ", word(e.Subject)}, {" of ", word(e.Issuer)}, {": ", visible(e.Reason)},
+		{" ", journald.Word(e.Scope)}, {" ", journald.Word(e.Identity)}, {", for ", journald.Word(e.Subject)}, {" of ", journald.Word(e.Issuer)}, {": ", visible(e.Reason)},
 	} {
 		if part.text != "" {
 			b.WriteString(cmp.Or(separator, part.before) + part.text)
@@ -128,18 +129,6 @@ func describe(e audit.Entry) string {
 		}
 	}
 	return b.String()
-}
-
-// word is s where it can be told from what surrounds it, and otherwise s in quotation marks, as Go writes strings: a
-// subject with a space or a comma must not read like something that we say.
-func word(s string) string {
-	for _, r := range s {
-		isPlain := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/@+~*=#|", r)
-		if !isPlain {
-			return strconv.Quote(s)
-		}
-	}
-	return s
 }
 
 // visible is s with everything escaped that is not a visible character or a space: what a terminal would obey, what

@@ -1,4 +1,4 @@
-package forward
+package journald
 
 import (
 	"bytes"
@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +38,9 @@ func readDatagram(b []byte) (fields Fields, ok bool) {
 	return fields, true
 }
 
+// hostile is text that commands a terminal, and looks like fields of the journal's.
+const hostile = "a\x1b[2J\x1b]0;owned\x07\nPRIORITY=0\nMESSAGE_ID=00\r\u202egnp\u0085\x7f, for \"root\" \\ größe"
+
 // No value can become another field.
 func FuzzDatagram(f *testing.F) {
 	f.Add("plain", "two\nlines")
@@ -46,7 +48,7 @@ func FuzzDatagram(f *testing.F) {
 	f.Add("\n", "PRIORITY=0\n")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		want := Fields{{"MESSAGE", a}, {"OCTO_STS_SUBJECT", b}, {"PRIORITY", "6"}}
-		got, ok := readDatagram(want.datagram())
+		got, ok := readDatagram(want.Datagram())
 		if diff := cmp.Diff(want, got); !ok || diff != "" {
 			t.Error(diff)
 		}
@@ -67,14 +69,14 @@ func listenDatagrams(t testing.TB) (*net.UnixConn, string) {
 // While the socket is full, sending waits: it goes on when there is room, it ends with ctx, and it costs no processor.
 func TestSendWaits(t *testing.T) {
 	l, path := listenDatagrams(t)
-	c := &journalConn{path: path, limit: time.Hour}
-	defer c.close()
+	c := &Conn{Path: path, Limit: time.Hour}
+	defer c.Close()
 	full := func() (n int) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		for {
 			stop := time.AfterFunc(200*time.Millisecond, cancel)
-			err := c.send(ctx, []byte("noise"))
+			err := c.Send(ctx, []byte("noise"))
 			stop.Stop()
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return n
@@ -88,14 +90,14 @@ func TestSendWaits(t *testing.T) {
 	before := processorTime(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := c.send(ctx, []byte("waits")); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := c.Send(ctx, []byte("waits")); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a full socket took it: %v", err)
 	}
 	if used := processorTime(t) - before; used > time.Second {
 		t.Errorf("waiting for 2 s took %s of a processor", used)
 	}
 	sent := make(chan error, 1)
-	go func() { sent <- c.send(context.Background(), []byte("goes on")) }()
+	go func() { sent <- c.Send(context.Background(), []byte("goes on")) }()
 	buffer := make([]byte, 100)
 	for range n {
 		if _, err := l.Read(buffer); err != nil {
@@ -122,19 +124,19 @@ func processorTime(t testing.TB) time.Duration {
 // A journald that was started again outside of systemd has another socket at the same path.
 func TestSendConnectsAgain(t *testing.T) {
 	l, path := listenDatagrams(t)
-	c := &journalConn{path: path, limit: time.Hour}
-	defer c.close()
-	if err := c.send(t.Context(), []byte("first")); err != nil {
+	c := &Conn{Path: path, Limit: time.Hour}
+	defer c.Close()
+	if err := c.Send(t.Context(), []byte("first")); err != nil {
 		t.Fatal(err)
 	}
 	l.Close()
-	if err := c.send(t.Context(), []byte("nobody")); err == nil {
+	if err := c.Send(t.Context(), []byte("nobody")); err == nil {
 		t.Error("nobody took it")
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.send(t.Context(), []byte("nobody")); !errors.Is(err, os.ErrNotExist) {
+	if err := c.Send(t.Context(), []byte("nobody")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -142,30 +144,11 @@ func TestSendConnectsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if err := c.send(t.Context(), []byte("second")); err != nil {
+	if err := c.Send(t.Context(), []byte("second")); err != nil {
 		t.Fatal(err)
 	}
 	buffer := make([]byte, 100)
 	if n, err := l.Read(buffer); err != nil || string(buffer[:n]) != "second" {
 		t.Errorf("%q, %v", buffer[:n], err)
-	}
-}
-
-// What is too large for a datagram goes to a real journald as a file.
-func TestSendLarge(t *testing.T) {
-	d := newJournald(t)
-	d.tell(t, "listen")
-	d.tell(t, "start")
-	c := &journalConn{path: d.socket(), limit: limit}
-	defer c.close()
-	value := strings.Repeat("0123456789abcde\n", 1<<16)
-	for _, value := range []string{"small", value} {
-		if err := c.send(t.Context(), Fields{{"MESSAGE", "large"}, {"SYSLOG_IDENTIFIER", identifier}, {"OCTO_STS_ENTRY", value}}.datagram()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	eventually(t, "both entries", func() bool { return len(d.entries(t)) == 2 })
-	if got := d.entries(t)[1]["OCTO_STS_ENTRY"]; got != value {
-		t.Errorf("%d bytes came back, %d were sent", len(got), len(value))
 	}
 }

@@ -1,4 +1,7 @@
-package forward
+// Package journald speaks to systemd's journal in its native protocol
+// (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): the audit log's copies go there, and so
+// do the programs' own logs.
+package journald
 
 import (
 	"bytes"
@@ -14,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendLimit is how long journald may leave its socket full before an attempt to send is given up.
-const sendLimit = 5 * time.Second
+// Socket is where journald takes entries.
+const Socket = "/run/systemd/journal/socket"
 
 // Field is one field of a journal entry. A name is upper-case letters, digits and underscores, and begins with a letter.
 type Field struct{ Name, Value string }
@@ -23,9 +26,9 @@ type Field struct{ Name, Value string }
 // Fields are what one journal entry holds, in order.
 type Fields []Field
 
-// datagram writes the fields as journald reads them: NAME=value, or where the value has newlines, NAME, its length
+// Datagram writes the fields as journald reads them: NAME=value, or where the value has newlines, NAME, its length
 // (64 bits, little-endian) and the value (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/, "Data Format").
-func (f Fields) datagram() []byte {
+func (f Fields) Datagram() []byte {
 	var b bytes.Buffer
 	for _, field := range f {
 		b.WriteString(field.Name)
@@ -41,32 +44,32 @@ func (f Fields) datagram() []byte {
 	return b.Bytes()
 }
 
-// journalConn sends to journald. One goroutine uses it.
+// Conn sends to journald, waiting for it within limits. One goroutine uses it.
 //
 // It is not journal.Send of go-systemd, which sends from a socket that is not connected: while journald's is full, the
 // kernel then reports ours as writable all the time, and Send tries again without a pause, on a whole processor, for as
 // long as journald hangs, and without a way to stop it. A connected socket waits until there is room.
-type journalConn struct {
-	path  string
-	limit time.Duration // for one attempt
+type Conn struct {
+	Path  string
+	Limit time.Duration // for one attempt: for so long journald may leave its socket full
 	conn  *net.UnixConn // nil: the next send connects
 }
 
-// send returns nil once the datagram is in journald's socket, whose queue outlasts a restart of journald under systemd.
+// Send returns nil once the datagram is in journald's socket, whose queue outlasts a restart of journald under systemd.
 // After an error the next send connects anew.
-func (c *journalConn) send(ctx context.Context, datagram []byte) (err error) {
+func (c *Conn) Send(ctx context.Context, datagram []byte) (err error) {
 	if c.conn == nil {
-		if c.conn, err = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: c.path, Net: "unixgram"}); err != nil {
+		if c.conn, err = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: c.Path, Net: "unixgram"}); err != nil {
 			c.conn = nil
 			return err
 		}
 	}
 	defer func() {
 		if err != nil {
-			c.close()
+			c.Close()
 		}
 	}()
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.Limit)); err != nil {
 		return err
 	}
 	conn := c.conn
@@ -79,7 +82,7 @@ func (c *journalConn) send(ctx context.Context, datagram []byte) (err error) {
 }
 
 // sendFile sends what is too large for a datagram as a sealed file in memory (the same page, "Protocol").
-func (c *journalConn) sendFile(content []byte) error {
+func (c *Conn) sendFile(content []byte) error {
 	fd, err := unix.MemfdCreate("octo-sts-journal", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return fmt.Errorf("making a file for journald: %w", err)
@@ -105,7 +108,8 @@ func (c *journalConn) sendFile(content []byte) error {
 	return errors.Join(err, sendErr)
 }
 
-func (c *journalConn) close() {
+// Close can be called more than once.
+func (c *Conn) Close() {
 	if c.conn != nil {
 		_ = c.conn.Close() // nothing is buffered that could be lost
 		c.conn = nil
