@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 // readTimeout bounds how long a body may take: GitHub itself gives up after 10
@@ -77,7 +79,11 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // can send what is refused.
 func (r *Receiver) logRefusal(req *http.Request, a answer) {
 	if r.noise.Allow() {
-		r.log.Warn("webhook: a delivery was refused", zap.Int("status", a.status), zap.String("outcome", a.outcome),
+		delivery := zap.Skip()
+		if id, err := parseDeliveryID(req.Header.Get("X-GitHub-Delivery")); err == nil {
+			delivery = zap.Stringer("delivery", id)
+		}
+		r.log.Warn("webhook: a delivery was refused", span.Field(req.Context()), delivery, zap.Int("status", a.status), zap.String("outcome", a.outcome),
 			zap.String("why", a.message), zap.String("event", a.event), zap.String("client_address", req.RemoteAddr))
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/githubapp"
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 const (
@@ -97,6 +98,7 @@ func (r *Receiver) check(ctx context.Context, tasks []*task) {
 		return
 	}
 	job := *tasks[0].Check
+	ctx = span.WithRequestID(ctx, tasks[0].Delivery.String()) // as the audit log has it
 	with := r.settings.Load()
 	inst, err := with.github.StickyInstallation(ctx, job.Owner, job.Repository)
 	if err != nil {

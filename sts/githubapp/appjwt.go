@@ -8,6 +8,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 const (
@@ -78,9 +80,9 @@ func (j *appJWTCache) renew(ctx context.Context) (string, error) {
 		switch { // once, not each second
 		case j.err != nil:
 		case j.usable():
-			j.log.Warn("no new App JWT: the one at hand is used until it expires", zap.Int64("app_id", j.appID), zap.Time("expiry", j.expiry), zap.Error(err))
+			j.log.Warn("no new App JWT: the one at hand is used until it expires", zap.Int64("app_id", j.appID), zap.Time("expiry", j.expiry), span.Field(ctx), zap.Error(err))
 		default:
-			j.log.Error("no App JWT: nothing can be done as this App until there is one", zap.Int64("app_id", j.appID), zap.Error(err))
+			j.log.Error("no App JWT: nothing can be done as this App until there is one", zap.Int64("app_id", j.appID), span.Field(ctx), zap.Error(err))
 		}
 		j.err, j.failedAt = err, j.now()
 		return "", err

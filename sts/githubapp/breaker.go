@@ -52,6 +52,7 @@ type breaker struct {
 type pass struct {
 	began         time.Time
 	probe, urgent bool
+	from          zap.Field // what the call is for, in lines of the log
 }
 
 // outcome is what a call says of the host.
@@ -92,7 +93,7 @@ func (b *breaker) admit(request call) (pass, error) {
 
 // passFor needs b.mu.
 func (b *breaker) passFor(request call) (pass, bool) {
-	p := pass{began: b.now()}
+	p := pass{began: b.now(), from: request.from}
 	switch {
 	case b.wait == 0:
 	case !b.probing && !p.began.Before(b.until) && !request.isForCheck():
@@ -146,7 +147,7 @@ func (b *breaker) count(p pass, o outcome, err error) bool {
 		switch {
 		case b.wait == 0 && b.failures >= breakerLimit:
 			b.log.Error("GitHub does not answer: calls fail at once until a probe is answered",
-				zap.Int("calls", b.failures), zap.Time("since", b.since), zap.Error(err))
+				zap.Int("calls", b.failures), zap.Time("since", b.since), p.from, zap.Error(err))
 			b.wait = probeWait
 		case p.probe:
 			b.wait = min(2*b.wait, maxProbeWait)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-github/v60/github"
+	"go.uber.org/zap"
 
 	"github.com/octo-sts/appliance/sts/span"
 )
@@ -29,6 +30,9 @@ type call struct {
 	bodyLimit int64  // 0: defaultBodyLimit
 	missing   error  // the kind of a 404
 	unable    error  // the kind of a 500 and of a 422, where these are about what was asked; nil: the usual ones
+
+	// from names what the call is for in lines of the log.
+	from zap.Field
 
 	// background: nobody waits for it, so it leaves the last half of the quota, and
 	// half of what may be under way at once, to exchanges.
@@ -62,6 +66,7 @@ type answer struct {
 // GitHub is told nothing of the trace that the call is part of: it could not show its
 // own part to anyone, and the trace's ID may be one that a caller chose.
 func (c *Client) do(ctx context.Context, q *quota, credential string, request call, out any) (answer, error) {
+	request.from = span.Field(ctx)
 	if !span.IsOn(ctx) {
 		return c.send(ctx, q, credential, request, out)
 	}
@@ -161,10 +166,10 @@ func (c *Client) failed(q *quota, request call, response *github.Response, err e
 	case limited:
 		// What checks do too much of, they alone stop doing. If that is not enough for
 		// GitHub, the next call of an exchange's is told so.
-		wait = q.holdBack(wait, told, ErrRateLimited, request.background && isSecondary(response.Header))
+		wait = q.holdBack(wait, told, ErrRateLimited, request.background && isSecondary(response.Header), request.from)
 		return &RateLimitError{RetryAfter: wait, doing: request.doing, detail: detail}
 	case told && status >= 500:
-		wait = q.holdBack(wait, told, ErrUnavailable, request.background)
+		wait = q.holdBack(wait, told, ErrUnavailable, request.background, request.from)
 		detail += fmt.Sprintf(", to be asked again in %s", wait.Round(time.Second))
 	}
 	return &apiError{kind: kind, doing: request.doing, status: status, detail: detail}

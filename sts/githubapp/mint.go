@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octo-sts/appliance/sts/span"
 )
 
 const (
@@ -201,7 +203,7 @@ func (c *Client) discard(ctx context.Context, token string, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	if err := c.Revoke(ctx, token); err != nil {
-		c.log.Error("could not revoke a token that was discarded: it lives until it expires, in nobody's hands", zap.NamedError("discarded", why), zap.Error(err))
+		c.log.Error("could not revoke a token that was discarded: it lives until it expires, in nobody's hands", span.Field(ctx), zap.NamedError("discarded", why), zap.Error(err))
 		return fmt.Errorf("%w; it could not be revoked: %s", why, err) // its kind is not ours
 	}
 	return fmt.Errorf("%w; the token was revoked", why)

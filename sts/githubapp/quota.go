@@ -183,7 +183,7 @@ func isSecondary(header http.Header) bool {
 
 // holdBack lets no call leave for a while, or no background call, and returns for
 // how long.
-func (q *quota) holdBack(wait time.Duration, told bool, kind error, background bool) time.Duration {
+func (q *quota) holdBack(wait time.Duration, told bool, kind error, background bool, from zap.Field) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h, account := &q.everything, q.name
@@ -207,7 +207,7 @@ func (q *quota) holdBack(wait time.Duration, told bool, kind error, background b
 		h.until, h.kind = until, kind
 	}
 	if first {
-		q.log.Warn("GitHub says to wait", zap.String("account", account), zap.Duration("wait", wait), zap.NamedError("kind", kind))
+		q.log.Warn("GitHub says to wait", zap.String("account", account), zap.Duration("wait", wait), zap.NamedError("kind", kind), from)
 	}
 	q.client = q.github()
 	return h.until.Sub(q.now())
