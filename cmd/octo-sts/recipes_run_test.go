@@ -59,7 +59,7 @@ printf %s "$ID_TOKEN_OF_THE_JOB"`,
 printf %s "$ID_TOKEN_OF_THE_JOB"`,
 	"gh": `test "$1 $2 $3 $4" = "issue create --repo my-org/my-repo"
 printf 'Authorization: Bearer %s' "$GH_TOKEN" | curl -fsS --header @- --data '{"title": "Deployed"}' "https://api.github.com/repos/$4/issues"`,
-	"docker": `case "$*" in *ghs_*) echo "the token is on the command line" >&2; exit 1 ;; esac
+	"docker": `case " $* " in *ghs_*) exit 1 ;; *" --env RENOVATE_TOKEN "*) ;; *) exit 1 ;; esac
 for repository; do :; done
 printf 'Authorization: Bearer %s' "$RENOVATE_TOKEN" | curl -fsS --header @- "https://api.github.com/repos/$repository"`,
 	"terraform": `case $1 in

@@ -295,3 +295,34 @@ func TestRecipesIssuers(t *testing.T) {
 		}
 	}
 }
+
+var (
+	markdownLink = regexp.MustCompile(`\]\(([^)#:\s]*)(#[^)\s]+)?\)`)
+	notInAnchors = regexp.MustCompile(`[^a-z0-9 _-]`)
+)
+
+// Every link of the recipes to a page or a heading of this project leads there.
+func TestRecipesLinks(t *testing.T) {
+	for _, r := range readRecipes(t) {
+		for _, link := range markdownLink.FindAllStringSubmatch(r.text, -1) {
+			page := filepath.Join("../../docs/ci", link[1])
+			if link[1] == "" {
+				page = filepath.Join("../../docs/ci", r.name+".md")
+			}
+			text, err := os.ReadFile(page)
+			if err != nil {
+				t.Errorf("%s: %v", r.name, err)
+				continue
+			}
+			found := link[2] == ""
+			for line := range strings.Lines(string(text)) {
+				heading := strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#")))
+				anchor := "#" + strings.ReplaceAll(notInAnchors.ReplaceAllString(heading, ""), " ", "-")
+				found = found || strings.HasPrefix(line, "#") && anchor == link[2]
+			}
+			if !found {
+				t.Errorf("%s: %s has no heading %s", r.name, page, link[2])
+			}
+		}
+	}
+}
