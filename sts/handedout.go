@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// handedOutMost is how many tokens each of two generations remembers: at some 30
-	// bytes each, 8 MB at most. GitHub lets one installation have some ten thousand
+	// handedOutMost is how many tokens each of two generations remembers: at some 50
+	// bytes each, 7 MB at most. GitHub lets one installation have some ten thousand
 	// an hour.
-	handedOutMost = 1 << 17
+	handedOutMost = 1 << 16
 
 	// handedOutFor is for how long a generation takes in tokens: longer than GitHub has
 	// them live, so that none is forgotten before its end for its age alone.

@@ -12,7 +12,8 @@ import (
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
 // tokenStructure is what is wrong before any signature is looked at. Tokens that
-// no client of HTTP or gRPC would send are in socketRows.
+// no client of HTTP or gRPC would send are in socketRows. Each is tried at /sts/token,
+// too.
 func tokenStructure(t *testing.T, w *world) {
 	i := w.Issuer
 	good := func() string { return w.sign(t, i, nil) }
@@ -32,9 +33,12 @@ func tokenStructure(t *testing.T, w *world) {
 	several := fmt.Sprintf(`{"payload":%q,"signatures":[{"protected":%q,"signature":%q},{"protected":%q,"signature":%q}]}`, second, first, signature, first, signature)
 	w.remember(signature)
 
-	w.tryAll(t, []row{
+	w.try(t, refused("empty", "", "authorization_header"))
+	for _, r := range onlyInForms(t, w) {
+		w.tryOn(t, r, w.overOAuth)
+	}
+	for _, r := range []row{
 		granted("(a good token)", good()),
-		refused("empty", "", "authorization_header"),
 		refused("one segment", first, "three segments"),
 		refused("two segments", first+"."+second, "three segments"),
 		refused("four segments", good()+"."+signature, "three segments"),
@@ -69,7 +73,9 @@ func tokenStructure(t *testing.T, w *world) {
 		refused("a nested JWT", w.signWith(t, i, ststest.Signing{Header: map[string]any{"cty": "JWT"}, Payload: []byte(good())}), `"cty" is not accepted`),
 		refused("a nested JWT without cty", claims(good()), "not a JSON object"),
 		refused("a body changed by one letter", flip(good()), "signature"),
-	})
+	} {
+		w.tryOn(t, r, w.overHTTP, w.overGRPC, w.overOAuth)
+	}
 }
 
 // b64Padded has a segment with =, as standard base64 has it.
