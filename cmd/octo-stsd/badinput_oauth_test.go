@@ -61,4 +61,3 @@ func (w *world) overOAuth(t *testing.T, r request) answer {
 	}
 	return a
 }
-
