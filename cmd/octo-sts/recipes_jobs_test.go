@@ -18,6 +18,11 @@ func checkRecipeFile(t *testing.T, f recipeFile) {
 	switch f.language {
 	case "yaml":
 		for _, document := range documents(t, f) {
+			for _, variable := range variablesIn("", document) {
+				if name, value, _ := strings.Cut(variable, "="); name == "OCTO_STS_SHA256" && len(value) != 64 {
+					t.Errorf("%s: the digest is not quoted", f.path)
+				}
+			}
 			checkKnownShape(t, f, document)
 		}
 	case "hcl":

@@ -186,14 +186,13 @@ func (run recipeRun) do(t *testing.T, w *recipesWorld, r *recipe, claims map[str
 			file = f
 		}
 	}
-	set, steps := run.job(t, file)
+	set, steps := run.job(t, file, w.digest)
 	installs := strings.Contains(strings.Join(steps, "\n"), "mirror.example.com")
 	w.mu.Lock()
 	w.idToken = idToken
 	w.rights = role(t, file)
 	w.mu.Unlock()
 	env := append(run.environment(t, w, home, idToken, installs), set...)
-	env = append(env, "OCTO_STS_SHA256="+w.digest)
 	shell := run.shell
 	if shell == nil {
 		shell = []string{"bash", "-eo", "pipefail", "-c"}
@@ -256,8 +255,9 @@ func (run recipeRun) environment(t *testing.T, w *recipesWorld, home, idToken st
 
 var groovyVariable = regexp.MustCompile(`(?m)^\s*([A-Z_]+) = '([^']*)'$`)
 
-// job is what the file sets in the job's environment, and its steps.
-func (run recipeRun) job(t *testing.T, f recipeFile) (env, steps []string) {
+// job is what the file sets in the job's environment, and its steps; with the
+// client's digest where the user is to write it.
+func (run recipeRun) job(t *testing.T, f recipeFile, digest string) (env, steps []string) {
 	t.Helper()
 	if f.language == "groovy" {
 		for _, m := range groovyVariable.FindAllStringSubmatch(f.text, -1) {
@@ -265,6 +265,7 @@ func (run recipeRun) job(t *testing.T, f recipeFile) (env, steps []string) {
 		}
 		return env, scripts(t, f)
 	}
+	f.text = strings.ReplaceAll(f.text, strings.Repeat("0", 64), digest)
 	for _, document := range documents(t, f) {
 		env = append(env, variablesIn("", document)...)
 		part := any(document)
@@ -290,8 +291,8 @@ func variablesIn(key string, value any) (all []string) {
 		}
 	case map[string]any:
 		for name, content := range value {
-			if text, ok := content.(string); ok && isEnv {
-				all = append(all, name+"="+text)
+			if isEnv { // a digest of digits alone is a number, unless it is quoted
+				all = append(all, fmt.Sprintf("%s=%v", name, content))
 			}
 			all = append(all, variablesIn(name, content)...)
 		}
