@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -90,7 +91,13 @@ func (s *Service) writeTLS() (map[string]any, error) {
 // RenewCertificate writes a new certificate and key, signed by the same
 // authority, over the files of tls.files, and returns their paths.
 func (s *Service) RenewCertificate() (certificate, key string, err error) {
-	cert, err := s.ca.loopback()
+	now := time.Now()
+	return s.RenewCertificateFor(now.Add(-time.Hour), now.AddDate(1, 0, 0))
+}
+
+// RenewCertificateFor is RenewCertificate with one that is valid from and until then.
+func (s *Service) RenewCertificateFor(notBefore, notAfter time.Time) (certificate, key string, err error) {
+	cert, err := s.ca.issue(notBefore, notAfter, "localhost", "127.0.0.1", "::1")
 	if err != nil {
 		return "", "", err
 	}

@@ -1,7 +1,9 @@
 package ststest
 
 import (
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 )
 
@@ -26,13 +28,9 @@ func ProbePolicy(domain string) string {
 // configuration, so the port has to be known before there is a listener: one that was
 // free a moment ago.
 func (s *Service) configureProbe(config map[string]any) error {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeAddress()
 	if err != nil {
-		return fmt.Errorf("looking for a free port: %w", err)
-	}
-	address := free.Addr().String()
-	if err := free.Close(); err != nil {
-		return fmt.Errorf("looking for a free port: %w", err)
+		return err
 	}
 	config["listen"].(map[string]any)["https"] = address
 	section := map[string]any{"scope": s.config.Probe, "url": "http://" + address}
@@ -44,4 +42,17 @@ func (s *Service) configureProbe(config map[string]any) error {
 	}
 	config["probe"] = section
 	return nil
+}
+
+// freeAddress is one that stays free while nothing listens at it: below the ports
+// that Linux gives to connections (ip_local_port_range, ip(7)).
+func freeAddress() (string, error) {
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		l, err := net.Listen("tcp", address)
+		if err == nil {
+			return address, l.Close()
+		}
+	}
+	return "", errors.New("looking for a free port: none is")
 }
