@@ -116,7 +116,7 @@ func (r *run) askGitHub(installationToken, method, path string, body any) (*answ
 // freshFor is for how long GitHub may not know a token yet that it has just handed
 // out, or know one still that was just revoked; freshPause is between two looks.
 const (
-	freshFor   = 8 * time.Second
+	freshFor   = 4 * time.Second
 	freshPause = 250 * time.Millisecond
 )
 

@@ -43,16 +43,16 @@ const (
 	// probeLifetime is as long as a slow probe takes, and shorter than anybody could make use of.
 	probeLifetime = 2 * time.Minute
 	// probeRate bounds the signatures a second, so that a compromised daemon cannot keep the HSM busy, and probeBurst how
-	// many come at once: a probe of everything takes three.
-	probeRate  = 4
-	probeBurst = 24
+	// many come at once: a probe of everything takes five.
+	probeRate  = 10
+	probeBurst = 50
 )
 
 var (
 	// ErrNoProbeIssuer means that signer.yaml has no section probe.
 	ErrNoProbeIssuer = errors.New("no ID tokens for probes are made: signer.yaml has no section probe")
 	// ErrProbeRate means that they are asked for faster than they are made.
-	ErrProbeRate = errors.New("too many ID tokens for probes: at most four a second are made")
+	ErrProbeRate = errors.New("too many ID tokens for probes: at most ten a second are made")
 )
 
 // ProbeIDToken is a signed ID token for a probe. It is a secret until Expiry.

@@ -110,7 +110,7 @@ func (p probed) failures() map[string]probe.Check {
 func (r *probeRig) mustBeWell() {
 	r.t.Helper()
 	var last map[string]probe.Check
-	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(500 * time.Millisecond) {
 		p := r.probe("--negative")
 		if last = p.failures(); p.Success {
 			return
@@ -263,14 +263,19 @@ func TestProbesRaiseNoFalseAlarm(t *testing.T) {
 	}
 	roots := r.Roots()
 	client := r.Signer.Client()
+	kept := map[probe.Kind]string{}
 	prober, err := probe.New(t.Context(), probe.Config{URL: r.URL(), Roots: roots, Scope: probeScope, Identity: "probe",
 		GitHubURL: r.GitHub.URL(), GitHubRoots: r.gitHubRoots(),
 		IDToken: func(ctx context.Context, kind probe.Kind) (string, error) {
+			if old := kept[kind]; old != "" && runs <= 20 { // else this would take longer than all the rest
+				return old, nil
+			}
 			idToken, err := client.ProbeIDToken(ctx, signer.ProbeKind(kind))
 			for err != nil && strings.Contains(err.Error(), signer.ErrProbeRate.Error()) { // at most so many a second are made
 				time.Sleep(50 * time.Millisecond)
 				idToken, err = client.ProbeIDToken(ctx, signer.ProbeKind(kind))
 			}
+			kept[kind] = idToken.IDToken
 			return idToken.IDToken, err
 		}})
 	if err != nil {
