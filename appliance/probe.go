@@ -24,8 +24,9 @@ const targetHealth = "health"
 // is three denials, of which a subject may have limits.denied_per_subject an hour.
 const (
 	positiveFor = 10 * time.Second
+	// A negative one that failed is kept for as long as one that did not: more often, the
+	// denials alone would have it fail, on and on, after what was wrong has been mended.
 	negativeFor = 3 * time.Minute
-	failedFor   = 20 * time.Second // whoever mends something wants to see it
 	// probeLimit bounds one probe.
 	probeLimit = 30 * time.Second
 )
@@ -136,16 +137,13 @@ func (p *probes) run(target string, cell *probeCell) {
 		cell.err = err
 		return
 	}
-	keep := positiveFor
 	if target == probe.TargetPositive {
 		cell.report = prober.Positive(ctx)
+		cell.until = time.Now().Add(positiveFor)
 	} else {
-		cell.report, keep = prober.Negative(ctx), negativeFor
+		cell.report = prober.Negative(ctx)
+		cell.until = time.Now().Add(negativeFor)
 	}
-	if !cell.report.Success {
-		keep = failedFor
-	}
-	cell.until = time.Now().Add(keep)
 }
 
 // probeConfig reads the roots.

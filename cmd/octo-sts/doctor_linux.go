@@ -71,10 +71,10 @@ func writeFindings(out io.Writer, r *doctor.Report, isRoot bool) error {
 	counts := map[doctor.Severity]int{}
 	for _, f := range r.Findings {
 		counts[f.Severity]++
-		fmt.Fprintf(&b, "%s: %s: %s", f.Severity, f.Check, printableLines(f.What))
+		fmt.Fprintf(&b, "%s: %s: %s", f.Severity, f.Check, onOneLine(f.What))
 		for _, part := range []struct{ before, text string }{{"; ", f.Why}, {" | run: ", f.Command}, {" | do: ", f.Advice}} {
 			if part.text != "" {
-				b.WriteString(part.before + printableLines(part.text))
+				b.WriteString(part.before + onOneLine(part.text))
 			}
 		}
 		b.WriteString("\n")
@@ -95,4 +95,10 @@ func writeFindings(out io.Writer, r *doctor.Report, isRoot bool) error {
 	}
 	_, err := fmt.Fprintln(out, b.String())
 	return err
+}
+
+// onOneLine is printableLines for what must not begin a line of its own: names of files and of processes can have line
+// breaks in them, and the next line would be taken for a finding.
+func onOneLine(s string) string {
+	return strings.ReplaceAll(printableLines(s), "\n", `\n`)
 }

@@ -113,7 +113,9 @@ func (m *machine) run(ctx context.Context, as, name string, args ...string) answ
 				}
 			}
 		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(m.groups[as]), Groups: groups}}
+		// What runs as another user gets neither root's variables nor a way to root's terminal.
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(m.groups[as]), Groups: groups}}
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

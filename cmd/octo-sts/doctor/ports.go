@@ -152,11 +152,15 @@ func (m *machine) holderOf(inode string) holder {
 	return least
 }
 
-// unitOf is the service in a path of control groups, 0::/system.slice/nginx.service.
+// unitOf is the service in a path of control groups, 0::/system.slice/nginx.service. A service of a user's own manager is
+// none that root's systemctl knows, and may have the name of another one that it does.
 func unitOf(groups string) string {
 	for line := range strings.Lines(groups) {
 		for segment := range strings.SplitSeq(strings.TrimSpace(line), "/") {
-			if strings.HasSuffix(segment, ".service") && !strings.HasPrefix(segment, "user@") {
+			if strings.HasPrefix(segment, "user@") {
+				return ""
+			}
+			if strings.HasSuffix(segment, ".service") {
 				return segment
 			}
 		}

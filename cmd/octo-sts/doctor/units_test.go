@@ -183,11 +183,14 @@ func TestHolders(t *testing.T) {
 	if f = (holder{user: "www-data"}).finding("443", "octo-stsd.socket"); f.Command != "" || !strings.Contains(f.Advice, "ss -ltnp") {
 		t.Errorf("%+v", f)
 	}
-	if got := unitOf("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n"); got != "x.service" {
-		t.Errorf("its unit is %q", got)
-	}
-	if got := unitOf("0::/user.slice/user-0.slice/session-1.scope\n"); got != "" {
-		t.Errorf("its unit is %q", got)
+	for groups, want := range map[string]string{
+		"0::/system.slice/nginx.service\n":                                    "nginx.service",
+		"0::/user.slice/user-7.slice/user@7.service/app.slice/cron.service\n": "", // not the machine's cron.service
+		"0::/user.slice/user-0.slice/session-1.scope\n":                       "",
+	} {
+		if got := unitOf(groups); got != want {
+			t.Errorf("the unit of %q is %q, want %q", groups, got, want)
+		}
 	}
 }
 
@@ -293,3 +296,16 @@ func TestReady(t *testing.T) {
 }
 
 func (s Severity) text() string { return string(s) }
+
+// What is asked as another user knows nothing of root's variables.
+func TestRunAsAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	t.Setenv("OCTO_STS_TEST_SECRET", "of root")
+	m := &machine{isRoot: true, users: map[string]int{"other": 65534}, groups: map[string]int{"other": 65534}}
+	said := m.run(t.Context(), "other", "/bin/sh", "-c", "id -u; env")
+	if said.err != nil || !strings.HasPrefix(said.stdout, "65534\n") || strings.Contains(said.stdout, "OCTO_STS_TEST_SECRET") {
+		t.Errorf("%+v", said)
+	}
+}
