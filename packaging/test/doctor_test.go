@@ -43,7 +43,7 @@ func faults() []fault {
 	const (
 		config = "/etc/octo-sts/octo-stsd.yaml"
 		saved  = "cp -a " + config + " /root/saved"
-		newest = "f=$(ls /var/log/octo-sts/audit/*.jsonl | tail -1)"
+		newest = "f=$(find /var/log/octo-sts/audit -name '*.jsonl' -size +0 | sort | tail -1)"
 		reload = "cp -a /root/saved " + config + " && systemctl reload-or-restart octo-stsd.service"
 	)
 	return []fault{
@@ -72,7 +72,7 @@ func faults() []fault {
 		{name: "a name without an address", make: "cp /etc/hosts /root/hosts; sed '/" + domain + "/d' /root/hosts > /etc/hosts", check: "dns", what: domain + " has no address", mend: "cat /root/hosts > /etc/hosts"},
 		{name: "a user that is gone", make: "cp -a /etc/passwd /root/passwd; sed -i '/^octo-sts-signer:/d' /etc/passwd", check: "users", what: "there is no user octo-sts-signer", mend: "cp -a /root/passwd /etc/passwd"},
 		// In place: the daemon has the file open.
-		{name: "a log that somebody changed", make: newest + `; cp -a $f /root/segment; sed 's/"kind":"admin"/"kind":"nimda"/' /root/segment > $f`,
+		{name: "a log that somebody changed", make: newest + `; cp -a $f /root/segment; sed 's/"deploy"/"depluy"/' /root/segment > $f`,
 			check: "audit log", what: "the audit log is not what was signed", mend: newest + "; cat /root/segment > $f"},
 	}
 }

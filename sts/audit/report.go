@@ -15,7 +15,7 @@ type VerifyConfig struct {
 	Retained []RetainedCheckpoint
 	// Keys are those that may have signed: at least one must have signed each checkpoint. None: no signature is checked.
 	Keys []note.Verifier
-	// Newest has the newest segment read alone. The hashes in the tiles stand for those before it: what is wrong with their
+	// Newest has the newest segment with an entry read alone. The hashes in the tiles stand for those before it: what is wrong with their
 	// entries is not found, and where there are no such tiles, segments are missing.
 	Newest bool
 	// Progress, if not nil, is told now and then how many bytes of how many were read. It is called by one goroutine at a time.

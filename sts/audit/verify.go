@@ -208,8 +208,8 @@ func (v *verification) listSegments() (ok bool, err error) {
 		v.find(Finding{Kind: BadFile, Text: err.Error()})
 		return false, nil
 	}
-	if v.config.Newest && len(v.segments) > 1 {
-		v.segments = v.segments[len(v.segments)-1:]
+	for v.config.Newest && len(v.segments) > 1 && slices.ContainsFunc(v.segments[1:], isFilled) {
+		v.segments = v.segments[1:]
 	}
 	for _, s := range v.segments {
 		if info, err := os.Stat(s.path); err == nil { // where it was moved away, follow finds it
@@ -217,6 +217,12 @@ func (v *verification) listSegments() (ok bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// isFilled tells whether a segment has anything in it: a daemon that starts makes one that stays empty until there is an entry.
+func isFilled(s segmentFile) bool {
+	info, err := os.Stat(s.path)
+	return err == nil && info.Size() > 0
 }
 
 func (v *verification) find(f Finding) { v.report.Findings = append(v.report.Findings, f) }

@@ -54,6 +54,10 @@ func TestVerifyNewest(t *testing.T) {
 	if r := verifyTest(t, c); !r.OK || r.Segments != 1 || r.Covered != 700 {
 		t.Errorf("%+v", r)
 	}
+	empty := s.dir + "/" + segmentName(707)
+	if err := os.WriteFile(empty, nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
 	edit(t, s.dir, names[len(names)-1], swapText(`"request 699"`, `"request xxx"`))
 	if r := verifyTest(t, c); r.OK {
 		t.Errorf("a changed entry of the newest segment is not found: %+v", r)
