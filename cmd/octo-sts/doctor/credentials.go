@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -142,6 +143,9 @@ func (m *machine) lookAtLoaded(s secret, written time.Time) []Finding {
 	}}
 }
 
+// latchFile is the name of a latch (signer.HSMConfig.LatchName). Other files of the signer's are none of root's shell's business.
+var latchFile = regexp.MustCompile(`^pin-[0-9a-f]{16}$`)
+
 // checkPIN looks for PINs that a token refused and that the signer does not try again. See signer.PINLatch.
 func checkPIN(_ context.Context, m *machine) []Finding {
 	names := map[string]string{} // of latches, and the credential of each
@@ -163,7 +167,7 @@ func checkPIN(_ context.Context, m *machine) []Finding {
 		}
 		credential, ours := names[filepath.Base(file)]
 		text, err := os.ReadFile(file)
-		if strings.HasSuffix(file, ".lock") || err != nil || !ours && len(names) > 0 {
+		if !latchFile.MatchString(filepath.Base(file)) || err != nil || !ours && len(names) > 0 {
 			continue
 		}
 		if json.Unmarshal(text, &note) == nil && len(note.Hash) == 0 {
