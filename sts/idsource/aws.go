@@ -3,6 +3,8 @@ package idsource
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -10,6 +12,9 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 func (f *finder) onAWS() bool {
@@ -63,7 +68,9 @@ func (f *finder) webIdentity(ctx context.Context, c awsCredentials) (string, err
 		return "", err
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	signAWS(r, form, c, "sts", time.Now())
+	if err := c.sign(ctx, r, form, time.Now()); err != nil {
+		return "", fmt.Errorf("signing the request to AWS STS: %w", err)
+	}
 	body, err := f.ask(f.HTTPClient, r, "AWS STS")
 	if err != nil {
 		return "", fmt.Errorf("%w (the account must have outbound identity federation enabled, `aws iam enable-outbound-web-identity-federation`, and the role must be allowed sts:GetWebIdentityToken for the audience %s)", err, f.Audience)
@@ -75,6 +82,13 @@ func (f *finder) webIdentity(ctx context.Context, c awsCredentials) (string, err
 		return "", errors.New("the answer of AWS STS holds no token")
 	}
 	return answer.IDToken, nil
+}
+
+// sign signs a request with that body as AWS Signature Version 4 says.
+func (c awsCredentials) sign(ctx context.Context, r *http.Request, body string, now time.Time) error {
+	sum := sha256.Sum256([]byte(body))
+	credentials := aws.Credentials{AccessKeyID: c.accessKeyID, SecretAccessKey: c.secretKey, SessionToken: c.session}
+	return v4.NewSigner().SignHTTP(ctx, credentials, r, hex.EncodeToString(sum[:]), "sts", c.region, now)
 }
 
 // awsDomain is the domain of AWS's endpoints in a region.
