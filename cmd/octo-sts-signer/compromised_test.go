@@ -166,7 +166,7 @@ func TestCompromisedDaemonPathsAndMethods(t *testing.T) {
 	paths := []string{
 		"/", "*", "/v1", "/v1/", "/v1/app-jwt", "/v1/app-jwt/", "//v1/app-jwt", "/v1//app-jwt", "/v1/./app-jwt", "/v1/x/../app-jwt", "/V1/APP-JWT",
 		"/v1/app-jwt?app_id=99", "/v1/app-jwt?app_id=99&lifetime=86400", "/v1/app-jwt%00", "/v1/app%2Djwt", "/v1/app-jwt;x", "http://signer/v1/app-jwt",
-		"http://elsewhere.example/v1/app-jwt", "/v1/status", "/v1/checkpoint", "/v1/checkpoint/", "/v1/sign", "/v1/signature", "/v1/key", "/v1/keys",
+		"http://elsewhere.example/v1/app-jwt", "/v1/status", "/v1/checkpoint", "/v1/checkpoint/", "/v1/probe-id-token", "/v1/sign", "/v1/signature", "/v1/key", "/v1/keys",
 		"/v1/raw", "/v1/digest", "/v1/pin", "/v1/import", "/v1/generate", "/v1/restore", "/v2/app-jwt", "/debug/pprof/", "/debug/vars", "/metrics",
 		"/../../etc/passwd", "signer:443",
 	}
