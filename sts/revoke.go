@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -116,8 +117,13 @@ type revocation struct {
 func (a revokeAdapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	by, began := callerFrom(r.Context()), time.Now()
 	form, err := readForm(w, r, []string{"token", "token_type_hint"})
-	if err == nil && form.Get("token") == "" {
+	switch token := form.Get("token"); {
+	case err != nil:
+	case token == "":
 		err = invalid("malformed_request", errors.New("token is missing: it is the token to revoke"))
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		// To call it unknown would hide a line break that came along with a token that lives.
+		err = invalid("malformed_request", errors.New("token has a blank, a line break or another character that no token has"))
 	}
 	if err != nil {
 		a.service.observeRevocation(by, RevocationInvalid, [sha256.Size]byte{}, began, err)

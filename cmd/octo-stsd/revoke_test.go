@@ -70,7 +70,7 @@ func TestRevokeIsNoProxy(t *testing.T) {
 	r.granted("acme/app", "reader")
 	before := r.GitHub.TotalCalls()
 	for _, token := range []string{
-		"ghs_0123456789abcdefghijklmnopqrstuvwxyz", "ghp_0123456789abcdefghijklmnopqrstuvwxyz", "x", " ", "\x00", "Bearer x\r\nX-Evil: 1", strings.Repeat("a", 60<<10), r.job(nil),
+		"ghs_0123456789abcdefghijklmnopqrstuvwxyz", "ghp_0123456789abcdefghijklmnopqrstuvwxyz", "x", "Bearer", strings.Repeat("a", 60<<10), r.job(nil),
 	} {
 		r.wantRevoked(r.revoke(token), false)
 	}
@@ -92,6 +92,10 @@ func TestRevocationRequests(t *testing.T) {
 	for _, row := range []oauthRow{
 		no("no token", setting("token"), "token is missing"),
 		no("an empty token", setting("token", ""), "token is missing"),
+		no("a line break at the end", setting("token", x.Token+"\n"), "token has a blank"),
+		no("a header after it", setting("token", x.Token+"\r\nX-Evil: 1"), "token has a blank"),
+		no("NUL", setting("token", x.Token+"\x00"), "token has a blank"),
+		no("no ASCII", setting("token", x.Token+"ä"), "token has a blank"),
 		no("two tokens", setting("token", x.Token, x.Token), "token is given 2 times"),
 		no("two hints", setting("token_type_hint", "a", "b"), "token_type_hint is given 2 times"),
 		no("the token in the header, too", httpHeader("Authorization", "Bearer "+x.Token), "the Authorization header is not"),
