@@ -141,24 +141,23 @@ func (r *run) use(installationToken string) {
 	})
 }
 
-// grantsReadAlone looks at the policy in GitHub's answer (application/json, RFC 4648 in
-// content).
+// grantsReadAlone looks at the policy in GitHub's answer (the schema content-file, with
+// base64 in content).
 func grantsReadAlone(body []byte) (string, error) {
 	const do = "Give the probe's policy permissions: {contents: read}, and nothing else: see docs/probes.md."
 	var file struct {
-		Content []byte `json:"-"`
-		Encoded string `json:"content"`
+		Content string `json:"content"`
 	}
+	var text []byte
 	err := json.Unmarshal(body, &file)
 	if err == nil {
-		file.Content, err = base64.StdEncoding.DecodeString(strings.ReplaceAll(file.Encoded, "\n", ""))
+		text, err = base64.StdEncoding.DecodeString(strings.ReplaceAll(file.Content, "\n", ""))
 	}
 	var policy struct {
-		Permissions  map[string]string `json:"permissions"`
-		Repositories []string          `json:"repositories"`
+		Permissions map[string]string `json:"permissions"`
 	}
 	if err == nil {
-		err = yaml.Unmarshal(file.Content, &policy)
+		err = yaml.Unmarshal(text, &policy)
 	}
 	if err != nil {
 		return "", failed(do, "no policy: %v", err)
@@ -168,6 +167,9 @@ func grantsReadAlone(body []byte) (string, error) {
 		if level := policy.Permissions[name]; name != "contents" && name != "metadata" || level != "read" {
 			more = append(more, name+": "+level)
 		}
+	}
+	if policy.Permissions["contents"] != "read" && len(more) == 0 {
+		return "", failed(do, "one that does not grant it")
 	}
 	if len(more) > 0 {
 		return "", failed(do, "one that grants %s", strings.Join(more, ", "))

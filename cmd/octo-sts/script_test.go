@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 // appliance. Each script gets:
 //
 //	$URL             the appliance
+//	$ADMIN           its admin listener, $GITHUB its GitHub, with the CA github-ca.pem
 //	$AUDIT           its audit log, and $VKEY the key that signs it
 //	job.idtoken      the ID token of a job that the policy acme/app, ci, lets in
 //	stranger.idtoken that of a job of another repository
@@ -55,12 +56,17 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("URL", service.URL())
+			e.Setenv("ADMIN", service.AdminURL())
+			e.Setenv("GITHUB", service.GitHub.URL())
 			e.Setenv("AUDIT", service.AuditDir)
 			e.Setenv("DOCS", docs)
 			e.Setenv("BIN", bin)
 			e.Setenv("VKEY", service.Signer.VerifierKey())
 			e.Setenv("ACTIONS_URL", actions.URL+"/token?api-version=2")
 			if err := os.CopyFS(e.WorkDir, os.DirFS(signed)); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(e.WorkDir, "github-ca.pem"), service.GitHub.CAPEM(), 0o600); err != nil {
 				return err
 			}
 			if err := os.WriteFile(filepath.Join(e.WorkDir, "stranger.idtoken"), []byte(stranger), 0o600); err != nil {
