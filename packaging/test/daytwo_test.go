@@ -22,14 +22,21 @@ func TestDayTwo(t *testing.T) {
 			a := install(t, suite)
 			a.setUp()
 			a.page.useAll()
-			t.Run("probe", func(t *testing.T) { a.probes() })
-			t.Run("metrics", func(t *testing.T) { a.isMeasured(t) })
-			t.Run("journal", func(t *testing.T) { a.isInJournal(t) })
-			t.Run("a job with git", func(t *testing.T) { a.clones(t) })
-			t.Run("a refused job", func(t *testing.T) { a.refuses(t) })
+			t.Run("probe", func(t *testing.T) { a.of(t).probes() })
+			t.Run("metrics", func(t *testing.T) { a.of(t).isMeasured() })
+			t.Run("journal", func(t *testing.T) { a.of(t).isInJournal() })
+			t.Run("a job with git", func(t *testing.T) { a.of(t).clones() })
+			t.Run("a refused job", func(t *testing.T) { a.of(t).refuses() })
 			a.isWell()
 		})
 	}
+}
+
+// of is the same appliance, for a part of the test.
+func (a *appliance) of(t *testing.T) *appliance {
+	part := *a
+	part.machine = &machine{t: t, root: a.root, init: a.init}
+	return &part
 }
 
 // probes configures the probe as its documentation says, and makes it by hand and by its unit and timer.
@@ -62,7 +69,7 @@ func (a *appliance) probes() {
 		}
 		return nil
 	})
-	if out := a.run("curl -sSf 'http://127.0.0.1:9464/probe'"); !strings.Contains(out, "probe_success 1") {
+	if out := a.run("curl -sSf 'http://127.0.0.1:9464/probe?target=positive'"); !strings.Contains(out, "probe_success 1") {
 		t.Errorf("/probe says:\n%s", out)
 	}
 	gitHub.PutPolicy("acme", "probe", "probe", "issuer: https://"+domain+"/probe-issuer\nsubject: nobody\npermissions: {contents: read}\n")
@@ -87,7 +94,8 @@ func (a *appliance) probes() {
 func first[A, B any](a A, _ B) A { return a }
 
 // isMeasured: what a Prometheus on the machine reads, promtool reads; and the package's rules are rules.
-func (a *appliance) isMeasured(t *testing.T) {
+func (a *appliance) isMeasured() {
+	t := a.t
 	t.Helper()
 	metrics := a.run("curl -sSf http://127.0.0.1:9464/metrics")
 	for _, name := range []string{"octo_sts_exchanges_total", "octo_sts_build_info", "octo_sts_certificate_expiration_timestamp_seconds"} {
@@ -119,7 +127,8 @@ func (a *appliance) isMeasured(t *testing.T) {
 }
 
 // isInJournal: the daemons' own lines have priorities and fields, and an exchange is found by its request ID.
-func (a *appliance) isInJournal(t *testing.T) {
+func (a *appliance) isInJournal() {
+	t := a.t
 	t.Helper()
 	a.exchange()
 	a.run("journalctl --sync")
@@ -155,7 +164,8 @@ func (a *appliance) isInJournal(t *testing.T) {
 }
 
 // runner is a machine that runs CI jobs: this one, with the program of the package octo-sts-client.
-func (a *appliance) runner(t *testing.T) (program string, environment []string) {
+func (a *appliance) runner() (program string, environment []string) {
+	t := a.t
 	t.Helper()
 	found := debsOf(".", "octo-sts-client")
 	if len(found) != 1 {
@@ -170,10 +180,11 @@ func (a *appliance) runner(t *testing.T) (program string, environment []string) 
 }
 
 // clones: a job has git clone a repository with a token that it never sees, and which is of no use afterwards.
-func (a *appliance) clones(t *testing.T) {
+func (a *appliance) clones() {
+	t := a.t
 	t.Helper()
 	a.world.serveGit()
-	program, environment := a.runner(t)
+	program, environment := a.runner()
 	directory := t.TempDir()
 	job := exec.Command(program, "exec", "--url", "https://"+domain, "--scope", "acme/widgets", "--identity", "deploy", "--",
 		"sh", "-c", "git clone -q https://github.com/acme/widgets clone && printenv GITHUB_TOKEN > used")
@@ -205,9 +216,10 @@ func (a *appliance) clones(t *testing.T) {
 }
 
 // refuses: a job that is refused is told a request ID, with which the operator finds out why.
-func (a *appliance) refuses(t *testing.T) {
+func (a *appliance) refuses() {
+	t := a.t
 	t.Helper()
-	program, environment := a.runner(t)
+	program, environment := a.runner()
 	a.world.gitHub.PutPolicy("acme", "widgets", "other", strings.Replace(a.page.block("policy"), "acme/deployer", "acme/other", 1))
 	job := exec.Command(program, "exchange", "--url", "https://"+domain, "--scope", "acme/widgets", "--identity", "other")
 	job.Env = environment

@@ -96,11 +96,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("to a user it says, with exit status %d:\n%s", status, out)
 	}
 	for _, f := range faults() {
-		t.Run(f.name, func(t *testing.T) {
-			a := *a
-			a.machine = &machine{t: t, root: a.root, init: a.init}
-			a.suffers(f)
-		})
+		t.Run(f.name, func(t *testing.T) { a.of(t).suffers(f) })
 	}
 	a.awaitReady()
 	a.exchange()
