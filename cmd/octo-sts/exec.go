@@ -143,7 +143,7 @@ func (o *execOptions) runChild(h *holder, token granted, args []string, signals 
 				late = time.After(graceAfterSignal)
 			}
 		case <-late:
-			if err := h.revokeAll(h.ctx); err != nil {
+			if err := h.revokeAll(context.WithoutCancel(h.ctx)); err != nil {
 				fmt.Fprintf(os.Stderr, "octo-sts: %s\n", printableLines(err.Error()))
 			}
 		}

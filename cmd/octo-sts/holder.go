@@ -26,7 +26,8 @@ const socketVariable = "OCTO_STS_SOCKET"
 // expire, and those before it, which are alive for some minutes more.
 type holder struct {
 	client *stsclient.Client
-	ctx    context.Context // of exchanges
+	ctx    context.Context    // of exchanges
+	stop   context.CancelFunc // ends them
 
 	mu     sync.Mutex // guards what follows
 	source oauth2.TokenSource
@@ -35,7 +36,8 @@ type holder struct {
 }
 
 func newHolder(ctx context.Context, client *stsclient.Client) *holder {
-	return &holder{client: client, ctx: ctx, source: client.TokenSource(ctx)}
+	ctx, stop := context.WithCancel(ctx)
+	return &holder{client: client, ctx: ctx, stop: stop, source: client.TokenSource(ctx)}
 }
 
 var errHolderClosed = errors.New("octo-sts exec has revoked its token")
@@ -69,20 +71,23 @@ func (h *holder) forget(refused string) {
 }
 
 // revokeAll ends every token that may be alive, and gives out none from then on. A
-// second call does nothing.
+// second call tries those again whose end the first could not bring about.
 func (h *holder) revokeAll(ctx context.Context) error {
+	h.stop() // whoever renews has h.mu
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
+	var alive []granted
 	var failed []error
 	for _, t := range h.minted {
 		if time.Now().Before(t.Expiry) {
 			if err := h.client.Revoke(ctx, t.Token); err != nil {
+				alive = append(alive, t)
 				failed = append(failed, fmt.Errorf("%w\n  The token lives until %s.", err, t.Expiry.UTC().Format(time.RFC3339)))
 			}
 		}
 	}
-	h.minted = nil
+	h.minted = alive
 	return errors.Join(failed...)
 }
 
