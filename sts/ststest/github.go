@@ -82,6 +82,8 @@ type GitHub struct {
 	jwts   sync.Map // SHA-256 of a verified App JWT → *appJWT
 
 	manifests manifests
+	git       atomic.Pointer[gitServer] // nil: no git is served
+	lifetime  atomic.Int64              // time.Duration of tokens
 
 	faults      faults
 	latency     atomic.Int64 // time.Duration
@@ -112,6 +114,7 @@ func NewGitHub(ctx context.Context, c GitHubConfig) (*GitHub, error) {
 	}
 	g := &GitHub{config: c}
 	g.latency.Store(int64(c.Latency))
+	g.lifetime.Store(int64(tokenLifetime))
 	g.world.init()
 	g.manifests = manifests{person: appOwner, agreed: map[string]agreedManifest{}}
 	var facts struct {

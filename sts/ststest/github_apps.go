@@ -202,7 +202,7 @@ func (r *request) mint() answer {
 
 	now := r.g.now()
 	gr := &grant{
-		installation: i, permissions: permissions, all: len(repositories) == 0, expiry: now.Add(tokenLifetime).Truncate(time.Second),
+		installation: i, permissions: permissions, all: len(repositories) == 0, expiry: now.Add(time.Duration(r.g.lifetime.Load())).Truncate(time.Second),
 	}
 	gr.mint = Mint{
 		At: now, AppID: r.app.id, InstallationID: i.id, Owner: i.owner.login, AllRepositories: gr.all,

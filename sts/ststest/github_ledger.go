@@ -28,6 +28,7 @@ type Mint struct {
 	TokenSHA256     string            // hexadecimal
 	Expiry          time.Time
 	Revoked         time.Time // zero: not revoked
+	GitUses         int       // requests of git's that it let in or was known for
 }
 
 // grant is an installation token and what it may do.
@@ -40,6 +41,7 @@ type grant struct {
 	expiry       time.Time
 	uses         atomic.Int64 // counted only while fresh tokens are refused
 	revoked      atomic.Int64 // UnixNano; 0: not
+	gitUses      atomic.Int64 // requests of git with it
 	mint         Mint         // immutable; Revoked is in revoked
 }
 
@@ -108,6 +110,7 @@ func (g *grant) record() Mint {
 	if at := g.revoked.Load(); at != 0 {
 		m.Revoked = time.Unix(0, at)
 	}
+	m.GitUses = int(g.gitUses.Load())
 	return m
 }
 

@@ -119,7 +119,7 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 	}
-	if g.pages(w, r) {
+	if g.pages(w, r) || g.gitRequest(w, r) {
 		return
 	}
 	rest, ok := strings.CutPrefix(r.URL.Path, g.config.BasePath)
