@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/octo-sts/appliance/sts/audit"
 	"github.com/octo-sts/appliance/sts/ststest"
@@ -80,6 +82,9 @@ func TestRevokeIsNoProxy(t *testing.T) {
 	if entries := r.audited(audit.Filter{Kind: audit.Revocation}); len(entries) != 0 {
 		t.Errorf("the audit log has %+v", entries)
 	}
+	if n := r.metric(`octo_sts_revocations_total{outcome="unknown"}`); n != 6 {
+		t.Errorf("%v of them are counted", n)
+	}
 }
 
 func TestRevocationRequests(t *testing.T) {
@@ -148,4 +153,50 @@ func TestRevokeWhileGitHubIsAway(t *testing.T) {
 	if r.GitHub.IsLive(x.Token) {
 		t.Error("the token lives")
 	}
+}
+
+// Once it was asked for, a token's end does not depend on whether somebody waits for it.
+func TestRevocationOutlivesItsCaller(t *testing.T) {
+	r := newRig(t, ststest.ServiceConfig{})
+	x := r.granted("acme/app", "reader")
+	slow := r.GitHub.Fail(ststest.Fault{Route: ststest.RevokeRoute, Delay: 2 * time.Second, Count: 1})
+	defer slow.Clear()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		r.eventually("GitHub is asked", func() bool { return r.revokeCalls() > 0 })
+		cancel()
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL()+"/sts/revoke", strings.NewReader(url.Values{"token": {x.Token}}.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if resp, err := r.Client().Do(req); err == nil {
+		resp.Body.Close()
+		t.Log("the answer came before the caller went away")
+	}
+	r.eventually("the token is dead", func() bool { return !r.GitHub.IsLive(x.Token) })
+	r.eventually("it is in the audit log", func() bool { return len(r.audited(audit.Filter{Kind: audit.Revocation})) == 1 })
+}
+
+// A token less is no harm: it is revoked also where that cannot be recorded, and then the
+// daemon's log says so.
+func TestRevokeOnAFullDisk(t *testing.T) {
+	disk := newSmallDisk(t)
+	r := newRig(t, ststest.ServiceConfig{Edit: disk.configure})
+	x := r.granted("acme/app", "reader")
+	disk.fill()
+	for range 100 { // what is left of a page takes some entries
+		if r.exchange("acme/app", "reader", r.job(nil)).Status == http.StatusServiceUnavailable {
+			break
+		}
+	}
+	r.wantRevoked(r.revoke(x.Token), true)
+	if r.GitHub.IsLive(x.Token) {
+		t.Error("the token lives")
+	}
+	r.eventually("the log says so", func() bool {
+		return strings.Contains(r.Logs(), "a token was revoked, which could not be recorded") && strings.Contains(r.Logs(), tokenSHA256(x.Token))
+	})
 }
