@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -61,7 +62,7 @@ var errNoProbe = errors.New("no probe is configured: give octo-stsd.yaml the sec
 // application/json alone with the report. Status 200 says that there is one, and
 // probe_success what it says.
 func (p *probes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	target := r.URL.Query().Get("target")
+	target := cmp.Or(r.URL.Query().Get("target"), probe.TargetPositive)
 	var report probe.Report
 	var err error
 	switch target {
