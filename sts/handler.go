@@ -51,6 +51,9 @@ type callerKey struct{}
 // calls it, so that whatever answers the request can name its ID.
 func WithCaller(ctx context.Context, c Caller) context.Context {
 	c.UserAgent = printableASCII(c.UserAgent) // anybody's to write, and read by people
+	if looksSecret(c.UserAgent) {
+		c.UserAgent = clip(c.UserAgent)
+	}
 	return context.WithValue(span.WithRequestID(ctx, c.RequestID), callerKey{}, c)
 }
 

@@ -45,7 +45,7 @@ func CheckIdentity(s string) error {
 	if s == "" {
 		return errors.New("identity is missing: it names a trust policy, .github/chainguard/{identity}.sts.yaml")
 	}
-	if !trustpolicy.ValidIdentity(s) {
+	if !trustpolicy.ValidIdentity(s) || looksSecret(s) {
 		return fmt.Errorf("identity %q: it is one file-name segment of at most 200 letters, digits and . _ - @ +, not beginning with a dot", clip(s))
 	}
 	return nil
@@ -80,13 +80,29 @@ func consistsOf(s, punctuation string) bool {
 
 // clip keeps a hostile value from filling a message, or from playing with the
 // terminal of whoever reads it: what is not printable ASCII becomes a question
-// mark.
+// mark. A token that somebody put in the wrong place is not repeated.
 func clip(s string) string {
 	const most = 100
+	if looksSecret(s) {
+		return "(something like a token)"
+	}
 	if len(s) > most {
 		return printableASCII(s[:most]) + "…"
 	}
 	return printableASCII(s)
+}
+
+// looksSecret tells whether there is a JWT in s, which begins with a JSON object in
+// base64url, or a token of GitHub's.
+func looksSecret(s string) bool {
+	const least = 20 // a name is hardly as long as that, and begins so as well
+	for _, begins := range []string{"eyJ", "ghs_", "ghp_", "gho_", "ghu_", "ghr_", "github_pat_"} {
+		i := strings.Index(s, begins)
+		if i >= 0 && len(s)-i >= least && (i == 0 || !consistsOf(s[i-1:i], "")) {
+			return true
+		}
+	}
+	return false
 }
 
 func printableASCII(s string) string {
