@@ -276,11 +276,12 @@ func (c *canary) crash() {
 func TestNothingSecretIsSaid(t *testing.T) {
 	for name, form := range map[string]ststest.TokenForm{"opaque tokens": ststest.OpaqueTokens, "JWT tokens": ststest.JWTTokens} {
 		t.Run(name, func(t *testing.T) {
-			traces := startCollector(t)
+			traces, dir := startCollector(t), t.TempDir()
 			c := &canary{rig: newRig(t, ststest.ServiceConfig{
 				Webhook: true,
 				GitHub:  ststest.GitHubConfig{TokenForm: form},
 				Env:     []string{"GOTRACEBACK=crash"}, // as the unit has it
+				Prepare: func(cmd *exec.Cmd) { cmd.Dir = dir },
 				Wrap:    append([]string{"sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh"}, powerless()...),
 			}), secrets: map[string]string{}, said: map[string]string{}}
 			const credential = "canary-of-the-collector-0123456789"
@@ -310,6 +311,9 @@ func TestNothingSecretIsSaid(t *testing.T) {
 			c.send("GET", "/sts/exchange?scope=acme/app&identity=issues", "", bearer(c.idToken(nil)))
 			c.eventually("traces arrive", func() bool { return strings.Contains(traces.all(), "signer App JWT") })
 			c.crash()
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("the daemon left %v where it ran: %v", left, err)
+			}
 
 			c.keep("the daemon's log", []byte(c.Logs()))
 			c.keep("the signer's log", []byte(c.Signer.Logs()))
