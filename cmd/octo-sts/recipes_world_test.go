@@ -20,6 +20,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -99,6 +100,10 @@ func newRecipesWorld(t *testing.T, issuers []string) *recipesWorld {
 		t.Fatal(err)
 	}
 	w.Service = service
+	w.git = t.TempDir()
+	if err := service.GitHub.ServeGit(t.Context(), w.git); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs := service.Logs()
@@ -167,7 +172,7 @@ func (w *recipesWorld) handler(t *testing.T) http.Handler {
 	gitHub := pass(w.GitHub.URL(), w.GitHub.Client().Transport)
 	hosts := map[string]http.Handler{
 		recipesDomain:            pass(w.URL(), nil),
-		"github.com":             w.gitServer(t),
+		"github.com":             gitHub,
 		"api.github.com":         gitHub,
 		"actions.example.com":    http.HandlerFunc(w.actions),
 		"mirror.example.com":     http.HandlerFunc(w.mirror),
@@ -249,4 +254,25 @@ func selfSigned(t *testing.T, hosts []string) (tls.Certificate, []byte) {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// addRepository makes a repository of my-org, for the API and for git.
+func (w *recipesWorld) addRepository(t *testing.T, name string) {
+	t.Helper()
+	w.GitHub.AddRepository("my-org", name)
+	w.GitHub.PutFile("my-org", name, "README.md", "# "+name+"\n")
+	bare, work := filepath.Join(w.git, "my-org", name+".git"), t.TempDir()
+	if err := os.WriteFile(filepath.Join(work, "README.md"), []byte("# "+name+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main", work},
+		{"-C", work, "add", "."},
+		{"-C", work, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-q", "-m", "first"},
+		{"clone", "-q", "--bare", work, bare},
+	} {
+		if out, err := exec.CommandContext(t.Context(), "git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
 }
