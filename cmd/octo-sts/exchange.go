@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -31,6 +32,9 @@ Exit status: 0 a token was printed, 1 the exchange was refused or failed, 2 wron
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output %q: want text or json", output)
+			}
+			if o.scope != "" && o.identity == "" { // within octo-sts exec, that would be exec's own token
+				return errors.New("--scope and --identity are required")
 			}
 			granted, err := o.exchange(cmd)
 			if err != nil {

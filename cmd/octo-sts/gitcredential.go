@@ -89,7 +89,7 @@ func (o *gitCredentialOptions) answers(q gitRequest) bool {
 		return false
 	}
 	owner, _, _ := strings.Cut(o.scope, "/")
-	asked, _, _ := strings.Cut(q.scope(), "/")
+	asked, _, _ := strings.Cut(strings.TrimPrefix(q.path, "/"), "/")
 	return owner == "" || asked == "" || strings.EqualFold(owner, asked)
 }
 

@@ -12,7 +12,7 @@ import (
 // whoever started it has it ignore (nohup) stays ignored, in the command too.
 func caughtSignals() []os.Signal {
 	var caught []os.Signal
-	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2} {
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE} {
 		if !signal.Ignored(s) {
 			caught = append(caught, s)
 		}
@@ -22,7 +22,10 @@ func caughtSignals() []os.Signal {
 
 // passedOn: a terminal sends SIGINT and SIGQUIT to the whole process group, the
 // command included, and many programs take a second one for more than the first.
-func passedOn(s os.Signal) bool { return s != syscall.SIGINT && s != syscall.SIGQUIT }
+// SIGPIPE says that nobody reads what exec itself writes.
+func passedOn(s os.Signal) bool {
+	return s != syscall.SIGINT && s != syscall.SIGQUIT && s != syscall.SIGPIPE
+}
 
 func asksToEnd(s os.Signal) bool { return s == syscall.SIGTERM || s == syscall.SIGHUP }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,23 @@ func newMachine(ctx context.Context, c Config) *machine {
 
 // path is where a path of the machine is found.
 func (m *machine) path(p string) string { return filepath.Join("/", m.Root, p) }
+
+// maxStrangers bounds what is read of a file that is not root's, in bytes.
+const maxStrangers = 64 << 10
+
+// readStrangers reads a small file out of a directory that is a daemon's: somebody who got hold of that daemon may have put
+// anything there, and we may be root.
+func readStrangers(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, errors.New(file+" is no file"))
+	}
+	return io.ReadAll(io.LimitReader(f, maxStrangers))
+}
 
 // readAccounts reads users and groups as the daemons do: from the files.
 func (m *machine) readAccounts() {

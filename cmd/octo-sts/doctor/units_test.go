@@ -6,11 +6,14 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -307,5 +310,22 @@ func TestRunAsAnotherUser(t *testing.T) {
 	said := m.run(t.Context(), "other", "/bin/sh", "-c", "id -u; env")
 	if said.err != nil || !strings.HasPrefix(said.stdout, "65534\n") || strings.Contains(said.stdout, "OCTO_STS_TEST_SECRET") {
 		t.Errorf("%+v", said)
+	}
+}
+
+// What lies in a daemon's directory is read for as long as it is a small file.
+func TestReadStrangers(t *testing.T) {
+	dir := t.TempDir()
+	link, pipe, large := filepath.Join(dir, "link"), filepath.Join(dir, "pipe"), filepath.Join(dir, "large")
+	if err := errors.Join(os.Symlink("/dev/zero", link), syscall.Mkfifo(pipe, 0o600), os.WriteFile(large, make([]byte, 2*maxStrangers), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{link, pipe, dir} {
+		if text, err := readStrangers(file); err == nil {
+			t.Errorf("%d bytes of %s were read", len(text), file)
+		}
+	}
+	if text, err := readStrangers(large); err != nil || len(text) != maxStrangers {
+		t.Errorf("%d bytes of a large one, %v", len(text), err)
 	}
 }
