@@ -47,6 +47,12 @@ func TestClientScripts(t *testing.T) {
 			services.Store(e.WorkDir, service)
 			return setUpClient(t, service, e)
 		},
+		Condition: func(name string) (bool, error) { // soak: those that take minutes run too
+			if name != "soak" {
+				return false, fmt.Errorf("the condition is %q", name)
+			}
+			return os.Getenv("OCTO_STS_SOAK") != "", nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"live": func(ts *testscript.TestScript, _ bool, args []string) {
 				wantCount(ts, "alive", len(alive(of(ts))), args)
