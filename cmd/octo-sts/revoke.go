@@ -23,8 +23,9 @@ func newRevokeCommand() *cobra.Command {
 		Short: "End a GitHub token's life now",
 		Long: `Revoke the GitHub token that comes on standard input, or is in the environment variable
 that --env names: never on the command line, where every process of the machine can read it.
-The appliance passes it on to GitHub, so this works where GitHub itself is out of reach. A token
-that is not alive any more is no error.
+The appliance that handed it out passes it on to GitHub, so this works where GitHub itself is out of
+reach. A token that was revoked before is no error; one that this appliance does not know is, since
+it may have expired, and may live on if another appliance made it.
 
 Exit status: 0 the token is not alive, 1 it could not be revoked, 2 wrong usage.`,
 		Example: `  octo-sts revoke --url https://sts.example.com --env GITHUB_TOKEN
