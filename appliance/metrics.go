@@ -30,23 +30,16 @@ type metrics struct {
 	seconds   prometheus.Histogram
 	policyAge prometheus.Histogram
 
-	calls     *prometheus.CounterVec
-	callTime  *prometheus.HistogramVec
-	operation map[string]operationMetrics // never changes
+	calls map[githubapp.Observation]prometheus.Counter // by operation and outcome; never changes
+	spent map[string]prometheus.Observer               // by operation; never changes
 
 	appends  prometheus.Histogram
 	writes   prometheus.Histogram
 	webhooks *prometheus.CounterVec
 }
 
-// operationMetrics are what most calls of one operation count.
-type operationMetrics struct {
-	ok      prometheus.Counter
-	seconds prometheus.Observer
-}
-
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), operation: map[string]operationMetrics{}}
+	m := &metrics{registry: prometheus.NewRegistry()}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.requests = newRequestMetrics(m)
 	m.shed = m.counters("octo_sts_requests_shed_total", "Requests refused unread because of load, by limit.", "limit")
@@ -57,21 +50,31 @@ func newMetrics() *metrics {
 		prometheus.ExponentialBuckets(0.001, 2, 14))
 	m.policyAge = m.histogram("octo_sts_exchange_policy_age_seconds", "How long before an exchange GitHub was last asked about its trust policy.",
 		[]float64{0.1, 1, 5, 15, 30, 60, 120, 300, 600})
-	m.calls = m.counters("octo_sts_github_calls_total", "Calls to GitHub, by operation and by what came of them; held_back: not sent.", "operation", "outcome")
-	m.callTime = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "octo_sts_github_call_duration_seconds",
-		Help:    "Duration of calls that were sent to GitHub, from sending to the last byte, by operation.",
-		Buckets: []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10},
-	}, []string{"operation"})
-	m.registry.MustRegister(m.callTime)
-	for _, name := range githubapp.Operations() {
-		m.operation[name] = operationMetrics{m.calls.WithLabelValues(name, githubapp.OutcomeOK), m.callTime.WithLabelValues(name)}
-	}
+	m.countCalls()
 	disk := prometheus.ExponentialBuckets(0.0001, 2, 17) // to 6.5 s; after 10 s the log gives up
 	m.appends = m.histogram("octo_sts_audit_append_duration_seconds", "How long entries of the audit log waited until they were durable.", disk)
 	m.writes = m.histogram("octo_sts_audit_sync_duration_seconds", "Duration of writing entries to the audit log together, with their sync.", disk)
 	m.webhooks = m.counters("octo_sts_webhook_deliveries_total", "Webhook deliveries, by event, and by what became of them.", "event", "outcome")
 	return m
+}
+
+// countCalls has each kind of call counted from 0 on, so that the first one of its
+// outcome is seen to be one more.
+func (m *metrics) countCalls() {
+	calls := m.counters("octo_sts_github_calls_total", "Calls to GitHub, by operation and by what came of them; held_back: not sent.", "operation", "outcome")
+	spent := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "octo_sts_github_call_duration_seconds",
+		Help:    "Duration of calls that were sent to GitHub, from sending to the last byte, by operation.",
+		Buckets: []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10},
+	}, []string{"operation"})
+	m.registry.MustRegister(spent)
+	m.calls, m.spent = map[githubapp.Observation]prometheus.Counter{}, map[string]prometheus.Observer{}
+	for _, operation := range githubapp.Operations() {
+		m.spent[operation] = spent.WithLabelValues(operation)
+		for _, outcome := range githubapp.Outcomes() {
+			m.calls[githubapp.Observation{Operation: operation, Outcome: outcome}] = calls.WithLabelValues(operation, outcome)
+		}
+	}
 }
 
 func (m *metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
@@ -101,14 +104,9 @@ func (m *metrics) observe(o sts.Observation) {
 
 // called counts a call to GitHub.
 func (m *metrics) called(o githubapp.Observation) {
-	operation := m.operation[o.Operation]
-	if o.Outcome == githubapp.OutcomeOK {
-		operation.ok.Inc()
-	} else {
-		m.calls.WithLabelValues(o.Operation, o.Outcome).Inc()
-	}
+	m.calls[githubapp.Observation{Operation: o.Operation, Outcome: o.Outcome}].Inc()
 	if o.Outcome != githubapp.OutcomeHeldBack {
-		operation.seconds.Observe(o.Duration.Seconds())
+		m.spent[o.Operation].Observe(o.Duration.Seconds())
 	}
 }
 

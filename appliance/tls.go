@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -123,24 +122,13 @@ func checkCertificate(s certificateStatus, now time.Time) check {
 
 // measureCertificate adds the certificate's figures to the metrics.
 func measureCertificate(c certificates, m *metrics) {
-	m.registry.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "octo_sts_certificate_expiration_timestamp_seconds",
-			Help: "When the certificate of listen.https expires, in Unix time. 0: there is none.",
-		}, func() float64 {
-			notAfter := c.status().notAfter
-			if notAfter.IsZero() {
-				return 0
-			}
-			return float64(notAfter.Unix())
-		}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "octo_sts_certificate_renewal_failing",
-			Help: "1 while the last attempt to get or to read a certificate failed.",
-		}, func() float64 {
-			if c.status().lastError != nil {
-				return 1
-			}
-			return 0
-		}))
+	type now = certificateStatus
+	m.registry.MustRegister(families[now]{c.status, []family[now]{
+		gauge("octo_sts_certificate_expiration_timestamp_seconds", "When the certificate of listen.https expires, in Unix time. 0: there is none.",
+			func(s now, sample sampler) { sample(unixTime(s.notAfter)) }),
+		gauge("octo_sts_certificate_not_before_timestamp_seconds", "Since when the certificate of listen.https is valid, in Unix time. 0: there is none.",
+			func(s now, sample sampler) { sample(unixTime(s.notBefore)) }),
+		gauge("octo_sts_certificate_renewal_failing", "1 while the last attempt to get or to read a certificate failed.",
+			func(s now, sample sampler) { sample(flag(s.lastError != nil)) }),
+	}})
 }

@@ -36,6 +36,11 @@ func Operations() []string {
 		"prove_token", "read_file", "read_file_at", "read_tree", "redeliver", "revoke", "update_check_run"}
 }
 
+// Outcomes are all that Observation.Outcome may be.
+func Outcomes() []string {
+	return []string{OutcomeOK, OutcomeNotModified, OutcomeNotFound, OutcomeUnauthorized, OutcomeRefused, OutcomeRateLimited, OutcomeUnavailable, OutcomeHeldBack}
+}
+
 // notSent counts a call that did not leave, and returns why.
 func (c *Client) notSent(request call, why error) error {
 	c.observe(Observation{Operation: request.operation, Outcome: OutcomeHeldBack})
