@@ -44,6 +44,12 @@ func newMetrics() *metrics {
 	m.requests = newRequestMetrics(m)
 	m.shed = m.counters("octo_sts_requests_shed_total", "Requests refused unread because of load, by limit.", "limit")
 	m.closed = m.counters("octo_sts_connections_shed_total", "Connections refused, or closed to make room for others, by limit.", "limit")
+	for _, limit := range []string{"address_rate", "bodies", "body", "concurrency", "transfer_encoding"} {
+		m.shed.WithLabelValues(limit) // counted from 0 on
+	}
+	for _, limit := range []string{"connection_rate", "connections", "connections_per_address", "flood", "idle_bytes", "proxy_header"} {
+		m.closed.WithLabelValues(limit)
+	}
 	m.exchanges = m.counters("octo_sts_exchanges_total", "Exchanges that ended, by decision, and by reason where no token was handed out.", "decision", "reason")
 	m.granted = m.exchanges.WithLabelValues(audit.DecisionGranted, "")
 	m.seconds = m.histogram("octo_sts_exchange_duration_seconds", "Duration of exchanges, whatever their decision.",
