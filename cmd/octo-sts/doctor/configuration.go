@@ -36,6 +36,9 @@ type daemonConfig struct {
 		Directory, Origin     string
 		CloudEventsCredential string `json:"cloudevents_credential"`
 	}
+	Tracing struct {
+		OTLPCredential string `json:"otlp_credential"`
+	}
 	Signer         struct{ Socket string }
 	StateDirectory string `json:"state_directory"`
 	Probe          struct{ Scope string }

@@ -40,6 +40,7 @@ func (m *machine) secrets() []secret {
 			add(name, daemonService, "a secret of the webhook")
 		}
 		add(m.daemon.Audit.CloudEventsCredential, daemonService, "what the collector of the audit log is shown")
+		add(m.daemon.Tracing.OTLPCredential, daemonService, "what the collector of traces is shown")
 		add(m.daemon.TLS.ACME.EAB.HMACCredential, daemonService, "the key of the account at the certificate authority")
 	}
 	return all

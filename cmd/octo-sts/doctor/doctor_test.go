@@ -151,6 +151,9 @@ func TestFiles(t *testing.T) {
 		{"a directory for everybody", func(r *fakeRoot) { r.chmod("/var/lib/octo-sts-signer", 0o777) }, "directories", "/var/lib/octo-sts-signer has the mode 0777, and not 0700", "chmod 0700 /var/lib/octo-sts-signer"},
 		{"a configuration for everybody to write", func(r *fakeRoot) { r.chmod(daemonFile, 0o666) }, "directories", "octo-stsd.yaml has the mode 0666", "chmod 0640 " + daemonFile},
 		{"no PIN", func(r *fakeRoot) { r.remove("/etc/credstore/hsm-pin") }, "credentials", "the credential hsm-pin is nowhere", "systemd-creds encrypt --name=hsm-pin - /etc/credstore.encrypted/hsm-pin && systemctl restart octo-sts-signer.service"},
+		{"no secret for traces", func(r *fakeRoot) {
+			r.write(daemonFile, goodDaemon+"tracing: {otlp_endpoint: 'https://otel.example:4318', otlp_credential: otel}\n", 0o640)
+		}, "credentials", "the credential otel is nowhere", "systemctl restart octo-stsd.service"},
 		{"a secret for everybody", func(r *fakeRoot) { r.chmod("/etc/credstore/webhook-secret", 0o644) }, "credentials", "has the mode 0644", "chmod 0600 /etc/credstore/webhook-secret"},
 		{"a secret of another machine", func(r *fakeRoot) {
 			r.remove("/etc/credstore/hsm-pin")
