@@ -80,7 +80,7 @@ func seeds(shim *signertest.Shim, disk *smallDisk) []seeded {
 			return func() { r.GitHub.SetClockOffset(0) }
 		}, "health/clock", "this host's clock is off by", true},
 		{"a certificate about to expire", expiring(24*time.Hour, 30*24*time.Hour), "positive/certificate", "less than a quarter of its life left", false},
-		{"a certificate that expired", expiring(3*time.Second, 90*24*time.Hour), "positive/certificate", "one that expired at", false},
+		{"a certificate that expired", expiring(2*time.Second, 90*24*time.Hour), "positive/certificate", "one that expired at", false},
 		{"a signer that is dead", func(r *probeRig) func() {
 			r.must(r.Signer.Kill())
 			return func() { r.must(r.Signer.Restart(r.t.Context())) }
