@@ -4,40 +4,12 @@ package packaging_test
 
 import (
 	"net/http"
-	"net/http/cgi"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 )
 
-// gitServer is github.com as far as git sees it: git's own server, for whoever shows a token, as a password, that may read
-// the repository's contents.
-func (w *world) gitServer(directory string) http.Handler {
-	w.t.Helper()
-	execPath, err := exec.Command("git", "--exec-path").Output()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	backend := &cgi.Handler{
-		Path: filepath.Join(strings.TrimSpace(string(execPath)), "git-http-backend"),
-		Env:  []string{"GIT_PROJECT_ROOT=" + directory, "GIT_HTTP_EXPORT_ALL=1"},
-	}
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		owner, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		name, rest, _ := strings.Cut(rest, "/")
-		name = strings.TrimSuffix(name, ".git")
-		user, password, _ := r.BasicAuth()
-		if user != "x-access-token" || !w.mayRead(owner+"/"+name, password) {
-			rw.Header().Set("WWW-Authenticate", `Basic realm="GitHub"`)
-			http.Error(rw, "authentication required", http.StatusUnauthorized)
-			return
-		}
-		r.URL.Path = "/" + owner + "/" + name + ".git/" + rest
-		backend.ServeHTTP(rw, r)
-	})
-}
-
+// mayRead tells whether GitHub lets whoever has a token read a repository's contents.
 func (w *world) mayRead(repository, password string) bool {
 	request, err := http.NewRequest(http.MethodGet, "https://api.github.com/repos/"+repository+"/contents/", nil)
 	if err != nil {
@@ -68,5 +40,7 @@ func (w *world) serveGit() {
 			w.t.Fatalf("git %q: %v\n%s", args, err, out)
 		}
 	}
-	w.git.Store(w.gitServer(directory))
+	if err := w.gitHub.ServeGit(w.t.Context(), directory); err != nil {
+		w.t.Fatal(err)
+	}
 }

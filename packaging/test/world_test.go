@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +31,6 @@ type world struct {
 	t      *testing.T
 	gitHub *ststest.GitHub
 	issuer *ststest.Issuer // of the ID tokens of GitHub's Actions
-	git    atomic.Value    // http.Handler, see serveGit; none: there are no repositories for git
 }
 
 // newWorld goes on until the test ends. There is one at a time.
@@ -57,7 +55,7 @@ func (w *world) serve() {
 	w.t.Helper()
 	everything := http.NewServeMux()
 	everything.Handle("api.github.com/", proxyTo("https://"+w.gitHub.Address(), w.gitHub.CAPEM()))
-	everything.Handle("github.com/", w.gitHubPages())
+	everything.Handle("github.com/", proxyTo("https://"+w.gitHub.Address(), w.gitHub.CAPEM()))
 	everything.Handle("token.actions.githubusercontent.com/", proxyTo("http://"+w.issuer.Address(), nil))
 	everything.HandleFunc("token.actions.githubusercontent.com/request", w.giveIDTokens)
 	everything.Handle("acme-v02.api.letsencrypt.org/", letsEncrypt())
@@ -78,18 +76,6 @@ func (w *world) serve() {
 		}
 	}()
 	w.t.Cleanup(func() { _ = server.Close() })
-}
-
-// gitHubPages are what browsers see of GitHub, and what git does.
-func (w *world) gitHubPages() http.Handler {
-	pages := proxyTo("https://"+w.gitHub.Address(), w.gitHub.CAPEM())
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if git, ok := w.git.Load().(http.Handler); ok && (strings.HasSuffix(r.URL.Path, "/info/refs") || strings.HasSuffix(r.URL.Path, "/git-upload-pack")) {
-			git.ServeHTTP(rw, r)
-			return
-		}
-		pages.ServeHTTP(rw, r)
-	})
 }
 
 // proxyTo passes requests on as they are. It trusts the roots, where there are any.

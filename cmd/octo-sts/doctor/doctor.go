@@ -83,7 +83,11 @@ func checks() []check {
 func Examine(ctx context.Context, c Config) *Report {
 	m := newMachine(ctx, c)
 	r := &Report{Findings: []Finding{}}
-	for _, check := range checks() {
+	todo := checks()
+	if m.isAbsent() {
+		todo = []check{{"programs", false, reportAbsence}}
+	}
+	for _, check := range todo {
 		if check.configured && m.unconfigured {
 			continue
 		}

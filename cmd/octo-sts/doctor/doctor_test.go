@@ -222,4 +222,8 @@ func TestVersions(t *testing.T) {
 	if found = r.findings(); !strings.Contains(found[0].What, "cannot be run") {
 		t.Errorf("without programs: %+v", found)
 	}
+	r.config.Root = t.TempDir()
+	if found = r.findings(); len(found) != 1 || !strings.Contains(found[0].What, "there is no appliance on this machine") {
+		t.Errorf("where none was ever installed: %+v", found)
+	}
 }

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -27,6 +28,23 @@ func checkPrograms(ctx context.Context, m *machine) []Finding {
 		}
 	}
 	return findings
+}
+
+// isAbsent tells that no appliance was ever installed here: the package octo-sts-client has this command, too.
+func (m *machine) isAbsent() bool {
+	for _, name := range []string{"octo-stsd", "octo-sts-signer"} {
+		if _, err := os.Stat(m.program(name)); err == nil {
+			return false
+		}
+	}
+	return errors.Is(m.daemonText.err, os.ErrNotExist) && errors.Is(m.signerText.err, os.ErrNotExist)
+}
+
+func reportAbsence(context.Context, *machine) []Finding {
+	return []Finding{{
+		Severity: Problem, What: "there is no appliance on this machine, nor a configuration of one", Why: "this command is for the machine that it is on",
+		Advice: "ask there, or install the package octo-sts here (https://github.com/octo-sts/appliance/blob/main/docs/install.md)",
+	}}
 }
 
 // installAgain puts the package's own files back, whichever of the two packages and package managers it is.

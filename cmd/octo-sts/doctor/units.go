@@ -65,7 +65,11 @@ func (m *machine) failed(ctx context.Context) []Finding {
 			f.Advice = "the journal was not for this user to read: sudo journalctl -u " + name + " -n 30"
 		}
 		if name == "octo-sts-probe.service" {
-			f.Severity, f.Why, f.Command = Problem, "the last probe found that the appliance does not do what it should", "octo-sts probe"
+			f.Why, f.Command = "the last probe found that the appliance does not do what it should", "octo-sts probe --negative"
+			if m.daemon != nil && m.daemon.Probe.Scope == "" {
+				f.Severity, f.Why = Warning, "its timer is enabled, and octo-stsd.yaml has no section probe"
+				f.Command, f.Advice = "systemctl disable --now octo-sts-probe.timer; systemctl reset-failed "+name, "or configure a probe: file:///usr/share/doc/octo-sts/probes.md"
+			}
 		}
 		if strings.HasSuffix(name, ".socket") {
 			f.Why = "nobody can connect"

@@ -108,6 +108,16 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// A timer without anything to probe fails again and again.
+func TestTimerWithoutProbe(t *testing.T) {
+	units := allWell()
+	units["octo-sts-probe.service"]["ActiveState"] = "failed"
+	found := checkUnits(t.Context(), &machine{units: units, daemon: &daemonConfig{}})
+	if len(found) != 1 || found[0].Severity != Warning || !strings.HasPrefix(found[0].Command, "systemctl disable --now octo-sts-probe.timer") {
+		t.Errorf("%+v", found)
+	}
+}
+
 func TestLastError(t *testing.T) {
 	const journal = `{"MESSAGE":"Started octo-stsd.service","PRIORITY":"6","_SYSTEMD_UNIT":"init.scope"}
 {"MESSAGE":"{\"level\":\"error\",\"msg\":\"listening\",\"error\":\"address already in use\"}","PRIORITY":"6","_SYSTEMD_UNIT":"octo-stsd.service"}
