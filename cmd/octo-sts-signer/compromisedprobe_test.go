@@ -95,6 +95,9 @@ func TestKeyGenerateProbe(t *testing.T) {
 			t.Errorf("HSM %d: key ID %q, the signer's is %q, %v", i, p.KeyID, id, err)
 		}
 	}
+	if out := runSigner(t, s, 0, "key", "list"); strings.Count(out, `"probe-issuer"`) != 2 || strings.Contains(out, "refused") {
+		t.Errorf("key list: %s", out)
+	}
 	other := start(t, signertest.Config{AppIDs: []int64{12}})
 	if out := runSigner(t, other, 2, "key", "generate", "--probe"); !strings.Contains(out, "has no section probe") {
 		t.Errorf("without the section: %s", out)
