@@ -224,7 +224,7 @@ func readRules(t *testing.T) (all []alertRule) {
 	return all
 }
 
-var selector = regexp.MustCompile(`\b(?:octo_sts_[a-z_]+|process_[a-z_]+|go_[a-z_]+|up)\b(?:\{[^}]*\})?`)
+var selector = regexp.MustCompile(`\b(?:probe_success|octo_sts_[a-z_]+|process_[a-z_]+|go_[a-z_]+|up)\b(?:\{[^}]*\})?`)
 
 // selectors are the series that a query is about.
 func selectors(expr string) []string {

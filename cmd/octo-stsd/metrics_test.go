@@ -20,15 +20,19 @@ import (
 )
 
 // observed is an appliance of which every metric has something to say: two HSMs, a
-// certificate, webhooks, a collector of CloudEvents.
+// certificate, webhooks, a collector of CloudEvents, a repository to probe with.
 func observed(t *testing.T) *hookRig {
 	t.Helper()
 	collector := &sink{status: http.StatusAccepted, data: map[uint64]string{}}
 	server := httptest.NewServer(collector)
 	t.Cleanup(server.Close)
-	return newHookRig(t, ststest.ServiceConfig{TLS: true, HSMs: 2, Edit: func(c map[string]any) {
+	h := newHookRig(t, ststest.ServiceConfig{TLS: true, HSMs: 2, Probe: probeScope, Edit: func(c map[string]any) {
 		c["audit"].(map[string]any)["cloudevents_sink"] = server.URL
 	}})
+	h.GitHub.AddRepository("watch", "probe")
+	h.GitHub.Install(ststest.DefaultApp, "watch", ststest.InstallOptions{})
+	h.GitHub.PutPolicy("watch", "probe", "probe", "issuer: "+ststest.ProbeIssuer("sts.example.com")+"\nsubject: probe\npermissions: {contents: read}\n")
+	return h
 }
 
 // scrape is what /metrics answers.

@@ -28,7 +28,7 @@ func TestPrometheus(t *testing.T) {
 	h := observed(t)
 	server := startPrometheus(t, program, h)
 	stop := h.exercise()
-	server.awaitScrapes(8)
+	server.awaitScrapes(6)
 	stop()
 	answered := 0
 	for _, panel := range readDashboard(t).Panels {
@@ -98,11 +98,16 @@ func startPrometheus(t *testing.T, program string, h *hookRig) *prometheus {
 	if err != nil {
 		t.Fatal(err)
 	}
+	target := []any{map[string]any{"targets": []string{strings.TrimPrefix(h.AdminURL(), "http://")}}}
+	probing := func(job, which string) map[string]any {
+		return map[string]any{"job_name": job, "metrics_path": "/probe", "params": map[string]any{"target": []string{which}},
+			"scrape_interval": "2s", "scrape_timeout": "2s", "static_configs": target}
+	}
 	config, err := yaml.Marshal(map[string]any{
 		"global":     map[string]any{"scrape_interval": "1s", "evaluation_interval": "1s"},
 		"rule_files": []string{rules},
-		"scrape_configs": []any{map[string]any{"job_name": "octo-sts", "static_configs": []any{
-			map[string]any{"targets": []string{strings.TrimPrefix(h.AdminURL(), "http://")}}}}},
+		"scrape_configs": []any{map[string]any{"job_name": "octo-sts", "static_configs": target},
+			probing("octo-sts-probe", "positive"), probing("octo-sts-probe-negative", "negative")},
 	})
 	if err != nil {
 		t.Fatal(err)
