@@ -146,15 +146,19 @@ func parseRevocation(body []byte) error {
 }
 
 // refusal reads any other answer: of the appliance in one of its two forms (that of gRPC and
-// RFC 6749's), or of whatever answered in its place.
-func (a *answer) refusal(sent Sent) *RefusedError {
+// RFC 6749's), or of whatever answered in its place, which may repeat the token that it was shown.
+func (a *answer) refusal(sent Sent, shown string) *RefusedError {
 	e := &RefusedError{Status: a.status, RequestID: a.header.Get("X-Request-Id"), RetryAfter: retryAfter(a.header, time.Now()), Sent: sent}
 	var said struct {
 		Message     string `json:"message"`
 		Description string `json:"error_description"`
 	}
 	_ = json.Unmarshal(a.body, &said) // a proxy's page has neither
-	e.Message = clip(said.Message+said.Description, 1000)
+	e.Message = said.Message + said.Description
+	if shown != "" {
+		e.Message = strings.ReplaceAll(e.Message, shown, "[the token]")
+	}
+	e.Message = clip(e.Message, 1000)
 	if e.Message == "" {
 		e.Message = strings.ToLower(http.StatusText(a.status))
 	}

@@ -150,7 +150,7 @@ func (c *Client) exchangeOnce(ctx context.Context, idToken string) (Installation
 	if a.status != http.StatusOK {
 		sent := readSent(idToken)
 		sent.Scope, sent.Identity = c.config.Scope, c.config.Identity
-		return InstallationToken{}, a.refusal(sent)
+		return InstallationToken{}, a.refusal(sent, idToken)
 	}
 	return parseGrant(a.body)
 }
@@ -176,7 +176,7 @@ func (c *Client) Revoke(ctx context.Context, installationToken string) error {
 			return err
 		}
 		if a.status != http.StatusOK {
-			return a.refusal(Sent{})
+			return a.refusal(Sent{}, installationToken)
 		}
 		return parseRevocation(a.body)
 	})

@@ -101,6 +101,15 @@ func FuzzReadSent(f *testing.F) {
 	})
 }
 
+// What stands before an appliance may repeat what it was shown, and a job's log is for many to read.
+func TestRefusedErrorDoesNotRepeatTheToken(t *testing.T) {
+	idToken := idTokenOf(`{"iss":"https://i"}`)
+	a := &answer{status: http.StatusForbidden, body: []byte(`{"message":"no such header: Bearer ` + idToken + `"}`)}
+	if said := a.refusal(readSent(idToken), idToken).Error(); strings.Contains(said, idToken) || !strings.Contains(said, "no such header: Bearer [the token]") {
+		t.Error(said)
+	}
+}
+
 // Whatever the answer is, it makes a grant or an error, and a bounded one.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, []byte(grantBody), "3")
@@ -115,7 +124,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q is taken for a yes", body)
 		}
 		a := &answer{status: status, header: http.Header{"Retry-After": {retry}, "X-Request-Id": {retry}}, body: body}
-		refused := a.refusal(Sent{})
+		refused := a.refusal(Sent{}, "a.b.c")
 		if refused.RetryAfter < 0 || len(refused.Error()) > 4<<10 {
 			t.Errorf("%+v", refused)
 		}
