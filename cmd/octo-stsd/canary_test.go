@@ -28,7 +28,9 @@ import (
 type canary struct {
 	*rig
 	secrets map[string]string // by what they are
-	said    map[string]string // by where it was said
+
+	lastGranted string            // the last token that was handed out
+	said        map[string]string // by where it was said
 }
 
 // patterns find the secrets that nobody knows beforehand: ID tokens, App JWTs and
@@ -110,6 +112,7 @@ func (c *canary) granted() {
 		c.t.Fatalf("%d %s", x.Status, x.Body)
 	}
 	c.mark("a token that was handed out", x.Token)
+	c.lastGranted = x.Token
 }
 
 // use has everything go well, and then everything wrong that can.
@@ -130,6 +133,14 @@ func (c *canary) use() {
 	c.send("GET", "/sts/exchange?scope=acme/app&identity=reader&id_token="+good, "", nil)
 	c.send("POST", "/sts/exchange", "scope=acme/app&identity=reader&token="+good, http.Header{"Content-Type": {"application/x-www-form-urlencoded"}})
 	c.send("GET", "/sts/exchange?scope=acme/app&identity=reader", "", http.Header{"Authorization": {"Basic " + good}, "User-Agent": {good}, "X-Forwarded-For": {good}})
+	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	c.send("POST", "/sts/token", "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type="+good+"&subject_token="+good, form)
+	c.send("POST", "/sts/token?subject_token="+good, "", form)
+	c.send("POST", "/sts/token", "grant_type=client_credentials&client_secret="+good, form)
+	c.send("POST", "/sts/revoke", "token="+good, form)
+	c.send("POST", "/sts/revoke?token="+c.lastGranted, "", form)
+	c.send("POST", "/sts/revoke", "token="+c.lastGranted, form)
+	c.send("POST", "/sts/revoke", "token="+c.lastGranted+"&token="+c.lastGranted, form)
 	c.send("GET", "/sts/"+good, "", http.Header{"Traceparent": {good}, "Tracestate": {"a=" + good[:200]}, "Baggage": {"b=" + good}, "X-Request-Id": {good}})
 	c.send("POST", "/webhook", c.WebhookSecret, http.Header{"X-Hub-Signature-256": {"sha256=" + c.WebhookSecret}, "X-Github-Event": {c.WebhookSecret}})
 	for _, f := range []ststest.Fault{
