@@ -13,7 +13,7 @@ KILLS    ?= 1000
 OVERLOAD ?= 5m
 FLOOD    ?= 20s
 
-.PHONY: all build run test bench packages repo test-packages soak attack lint generate clean prerequisites
+.PHONY: all build run test bench packages clients repo test-packages soak attack lint generate clean prerequisites
 
 all: build
 
@@ -45,6 +45,10 @@ packages:
 	@packaging/prerequisites packages
 	VERSION=$(VERSION) packaging/packages
 
+# The command line alone, static, for Linux, macOS and Windows, under dist/clients.
+clients:
+	VERSION=$(VERSION) packaging/clients
+
 # A signed apt and a signed dnf repository of them, under dist/repo:
 # make repo SIGNING_KEY=FINGERPRINT, of a key in your keyring.
 repo: packages
@@ -73,6 +77,7 @@ lint:
 	$(GO) vet ./...
 	$(GO) vet -tags manual ./cmd/octo-stsd ./cmd/octo-sts ./cmd/octo-sts-signer
 	$(GO) vet -tags packages ./packaging/test/...
+	for system in darwin windows; do GOOS=$$system $(GO) vet ./sts/idsource ./sts/stsclient && GOOS=$$system CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/octo-sts || exit 1; done
 
 # The protobuf code in sts/stspb. Needs protoc.
 generate:
