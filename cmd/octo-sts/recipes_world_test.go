@@ -197,7 +197,7 @@ func (w *recipesWorld) actions(rw http.ResponseWriter, r *http.Request) {
 
 // mirror is the operator's web server with the client.
 func (w *recipesWorld) mirror(rw http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/octo-sts/octo-sts-linux-amd64" {
+	if r.URL.Path != "/octo-sts/octo-sts_linux_amd64" {
 		http.NotFound(rw, r)
 		return
 	}
