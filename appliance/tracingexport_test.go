@@ -20,15 +20,15 @@ import (
 
 func TestTracesURL(t *testing.T) {
 	for endpoint, want := range map[string]string{
-		"https://otel.example:4318":      "https://otel.example:4318/v1/traces",
-		"https://otel.example/base/":     "https://otel.example/base/v1/traces",
-		"http://127.0.0.1:4318":          "http://127.0.0.1:4318/v1/traces",
-		"http://otel.example:4318":       "",
-		"otel.example:4318":              "",
+		"https://otel.example:4318":    "https://otel.example:4318/v1/traces",
+		"https://otel.example/base/":   "https://otel.example/base/v1/traces",
+		"http://127.0.0.1:4318":        "http://127.0.0.1:4318/v1/traces",
+		"http://otel.example:4318":     "",
+		"otel.example:4318":            "",
 		"https://user:hush@otel.test/": "",
 		"https://otel.test/?key=hush":  "",
-		"https://otel.test/v1/traces":    "",
-		"ftp://otel.test/":               "",
+		"https://otel.test/v1/traces":  "",
+		"ftp://otel.test/":             "",
 	} {
 		got, err := tracesURL(endpoint)
 		if got != want || (err == nil) != (want != "") {

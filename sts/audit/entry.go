@@ -31,7 +31,7 @@ const (
 	// TrustChange is something that exchanges rest on, of which a webhook delivery said that it changed: a policy on a
 	// default branch, an organization's list of issuers, an installation, a repository's name.
 	TrustChange Kind = "trust_change"
-	// Admin is an act of the operator or of the appliance itself: a start, a stop, a change of keys.
+	// Admin is an act of the operator's, such as a change of keys. This version writes none; readers have to take it.
 	Admin Kind = "admin"
 )
 
