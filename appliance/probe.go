@@ -56,7 +56,7 @@ func newProbes(h *health, p *parts, background context.Context) *probes {
 }
 
 // errNoProbe says what to do where no probe is configured.
-var errNoProbe = errors.New("no probe is configured: give octo-stsd.yaml the section probe, with a scope; see docs/probes.md")
+var errNoProbe = errors.New("no probe is configured: give octo-stsd.yaml the section probe, with a scope, as /usr/share/doc/octo-sts/probes.md says")
 
 // ServeHTTP answers as blackbox_exporter's /probe does, and whoever accepts
 // application/json alone with the report. Status 200 says that there is one, and

@@ -73,12 +73,12 @@ func (r *run) adviceFor(err error) string {
 	case !errors.As(err, &refused):
 		return "See whether octo-stsd runs, and whether its name, port and firewall lead to it."
 	case refused.Status == http.StatusForbidden:
-		return fmt.Sprintf("See that .github/chainguard/%s.sts.yaml is on the default branch of %s and names the probe's issuer and subject, and that the App is installed there and not suspended. Why it was refused: octo-sts audit show --request-id %s DIR.",
+		return fmt.Sprintf("See that .github/chainguard/%s.sts.yaml is on the default branch of %s and names the probe's issuer and subject, and that the App is installed there and not suspended. Why it was refused: octo-sts audit show --request-id %s.",
 			r.config.Identity, r.config.Scope, refused.RequestID)
 	case refused.Status == http.StatusUnauthorized:
 		return "See that the issuer of the probe's ID tokens is listed, and that the clocks agree."
 	}
-	return fmt.Sprintf("See what /readyz of the admin listener says, and octo-sts audit show --request-id %s DIR.", refused.RequestID)
+	return fmt.Sprintf("See what /readyz of the admin listener says, and octo-sts audit show --request-id %s.", refused.RequestID)
 }
 
 // use does with an installation token all that is to be done with it.
@@ -144,7 +144,7 @@ func (r *run) use(installationToken string) {
 // grantsReadAlone looks at the policy in GitHub's answer (the schema content-file, with
 // base64 in content).
 func grantsReadAlone(body []byte) (string, error) {
-	const do = "Give the probe's policy permissions: {contents: read}, and nothing else: see docs/probes.md."
+	const do = "Give the probe's policy permissions: {contents: read}, and nothing else."
 	var file struct {
 		Content string `json:"content"`
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
 	"time"
 
@@ -125,6 +126,10 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, ans
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
+		var asked *url.Error // it says once more what was asked, at an address that is none
+		if errors.As(err, &asked) {
+			err = asked.Err
+		}
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	defer response.Body.Close()

@@ -30,7 +30,7 @@ func newAuditCommand() *cobra.Command {
 
 These commands read the log's directory and need no daemon: they work beside a
 running one, and on a copy.`,
-		Args: cobra.NoArgs,
+		Args: subcommandAlone, RunE: showHelp,
 	}
 	c.AddCommand(newAuditShowCommand(), newAuditVerifyCommand(), newAuditProveCommand(), newAuditCheckProofCommand(), newAuditExportCommand())
 	return c

@@ -43,6 +43,17 @@ func newCommand() *cobra.Command {
 	return root
 }
 
+// subcommandAlone and showHelp are for a command that only has others below it. By itself cobra takes an unknown one of them
+// for a question about help and exits with 0: a misspelt "audit verify" in a script would then be a yes.
+func subcommandAlone(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q; see %s --help", args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
 func printVersion(cmd *cobra.Command) error {
 	line := "octo-sts " + version
 	if fips140.Enabled() {

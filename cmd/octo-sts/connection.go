@@ -43,7 +43,7 @@ func (o *asking) register(f *pflag.FlagSet) {
 	f.StringVar(&o.identity, "identity", "", "name of the trust policy: .github/chainguard/NAME.sts.yaml")
 	f.StringVar(&o.tokenFile, "token-file", "", "file that holds the ID token; - is standard input")
 	f.StringVar(&o.tokenCommand, "token-command", "", "command that prints the ID token; the shell runs it")
-	f.StringVar(&o.tokenSource, "token-source", "", "where the ID token comes from: one of `octo-sts token-sources` (default: found by itself)")
+	f.StringVar(&o.tokenSource, "token-source", "", "where the ID token comes from: a `NAME` of octo-sts token-sources (default: found by itself)")
 	f.StringVar(&o.audience, "audience", "", "audience to get the ID token for (default: the host of --url)")
 }
 

@@ -28,7 +28,9 @@ type execOptions struct {
 func newExecCommand() *cobra.Command {
 	var o execOptions
 	c := &cobra.Command{
-		Use:   "exec --url URL --scope OWNER[/REPOSITORY] --identity NAME -- COMMAND [ARGUMENT...]",
+		Use:                   "exec --url URL --scope OWNER[/REPOSITORY] --identity NAME -- COMMAND [ARGUMENT...]",
+		DisableFlagsInUseLine: true, // they would be the command's
+
 		Short: "Run a command with a GitHub token that is revoked when it ends",
 		Long: `Exchange this job's ID token for a GitHub token, run a command with it, and revoke it
 when the command ends, however it ends.
@@ -55,7 +57,12 @@ where it could not be run; 1 the exchange was refused or failed, 2 wrong usage.`
 		Example: `  octo-sts exec --url https://sts.example.com --scope my-org/my-repo --identity deploy -- ./deploy.sh
   octo-sts exec --url https://sts.example.com --scope my-org/my-repo --identity release -- git push origin v1.2.3
   octo-sts exec --url https://sts.example.com --scope my-org --identity renovate --env RENOVATE_TOKEN -- renovate`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("exec wants the command to run: octo-sts exec … -- COMMAND")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
 	o.register(c.Flags())

@@ -40,7 +40,12 @@ told to ask nobody else; 2 wrong usage.`,
   git config --global --add credential.https://github.com.helper "cache --timeout=3000"
   git config --global --add credential.https://github.com.helper \
     "!octo-sts git-credential --url https://sts.example.com --identity ci"`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("git-credential wants get, store or erase, as git says it")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args[0]) },
 	}
 	o.register(c.Flags())

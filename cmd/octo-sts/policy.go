@@ -23,6 +23,7 @@ func newPolicyCommand() *cobra.Command {
 		Long: `Check trust policies, and explain what one says of a token.
 
 These commands use the functions that the exchange uses: they cannot disagree.`,
+		Args: subcommandAlone, RunE: showHelp,
 	}
 	c.AddCommand(newLintCommand(), newExplainCommand(), newSchemaCommand())
 	return c

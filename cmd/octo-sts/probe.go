@@ -168,7 +168,16 @@ func askProbe(ctx context.Context, base *url.URL, target string) (probe.Report, 
 	r.Header.Set("Accept", "application/json")
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil // it is this machine
-	status, body, err := send(&http.Client{Transport: transport}, r)
+	response, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		var asked *url.Error // which says once more what was asked
+		if errors.As(err, &asked) {
+			err = asked.Err
+		}
+		return probe.Report{}, fmt.Errorf("none: %w", err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxReport))
 	switch {
 	case err != nil:
 		return probe.Report{}, err

@@ -31,7 +31,7 @@ func (o *remoteProbe) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.url, "url", "", "probe the appliance at this URL from here, as https://sts.example.com")
 	f.StringVar(&o.scope, "scope", "", "owner/repository whose policy grants the probe contents: read (with --url)")
 	f.StringVar(&o.identity, "identity", "probe", "name of the trust policy: .github/chainguard/NAME.sts.yaml (with --url)")
-	f.StringVar(&o.source, "token-source", "", "where the ID token comes from, as `octo-sts exchange` has it (with --url; default: found by itself)")
+	f.StringVar(&o.source, "token-source", "", "where the ID token comes from, a `NAME` of octo-sts token-sources (with --url; default: found by itself)")
 	f.StringVar(&o.file, "token-file", "", "file that holds the ID token (with --url)")
 	f.StringVar(&o.command, "token-command", "", "command that prints the ID token (with --url)")
 	f.StringVar(&o.audience, "audience", "", "audience to request the ID token for (with --url; default: its host)")

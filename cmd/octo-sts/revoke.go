@@ -60,7 +60,7 @@ Exit status: 0 the token is not alive, 1 it could not be revoked, 2 wrong usage.
 func readInstallationToken(stdin io.Reader, variable string) (string, error) {
 	where, text := "standard input", ""
 	if variable != "" {
-		where, text = "the variable that --env names", os.Getenv(variable)
+		where, text = fmt.Sprintf("--env %s: the variable", variable), os.Getenv(variable)
 	} else {
 		data, err := io.ReadAll(io.LimitReader(stdin, maxInstallationToken+1))
 		if err != nil {

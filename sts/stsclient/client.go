@@ -96,7 +96,7 @@ func parseURL(s string) (*url.URL, error) {
 	}
 	base, err := url.Parse(s)
 	if err != nil || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
-		return nil, errors.New("the appliance's URL is not https://HOST")
+		return nil, errors.New("the appliance's URL is not of the form https://HOST")
 	}
 	if base.Scheme != "https" && (base.Scheme != "http" || !isLoopback(base.Hostname())) {
 		return nil, fmt.Errorf("the appliance's URL begins with %s: it must be https, or http on a loopback address", clip(base.Scheme, 20))

@@ -60,7 +60,7 @@ func (e *RefusedError) Error() string {
 	case http.StatusForbidden:
 		fmt.Fprintf(&b, "\n  Compare what was sent with .github/chainguard/%s.sts.yaml on the default branch:"+
 			"\n    octo-sts policy explain --policy .github/chainguard/%s.sts.yaml --token FILE --domain DOMAIN"+
-			"\n  The appliance's operator finds the reason with: octo-sts audit show --request-id %s DIR",
+			"\n  The appliance's operator finds the reason with: octo-sts audit show --request-id %s",
 			clip(e.Sent.Identity, 200), clip(e.Sent.Identity, 200), e.RequestID)
 	}
 	return b.String()

@@ -28,7 +28,7 @@ func TestRefusedErrorSaysWhatToDo(t *testing.T) {
     audience sts.example.com, x
   Compare what was sent with .github/chainguard/ci.sts.yaml on the default branch:
     octo-sts policy explain --policy .github/chainguard/ci.sts.yaml --token FILE --domain DOMAIN
-  The appliance's operator finds the reason with: octo-sts audit show --request-id R1 DIR`
+  The appliance's operator finds the reason with: octo-sts audit show --request-id R1`
 	if err == nil || err.Error() != want {
 		t.Errorf("%v\nwant\n%s", err, want)
 	}
