@@ -3,12 +3,10 @@ package appliance
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -158,29 +156,13 @@ func (p *parts) probeConfig(c *Config) (probe.Config, error) {
 		},
 	}
 	var err error
-	if config.Roots, err = readRoots(c.Probe.CAFile); err != nil {
+	if config.Roots, err = probe.ReadRoots(c.Probe.CAFile); err != nil {
 		return config, fmt.Errorf("probe.ca_file: %w", err)
 	}
-	if config.GitHubRoots, err = readRoots(c.GitHub.CAFile); err != nil {
+	if config.GitHubRoots, err = probe.ReadRoots(c.GitHub.CAFile); err != nil {
 		return config, fmt.Errorf("github.ca_file: %w", err)
 	}
 	return config, nil
-}
-
-// readRoots reads PEM roots; nil, the system's, where no file is named.
-func readRoots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", file)
-	}
-	return roots, nil
 }
 
 // healthReport is what /readyz says. Whatever is not ready is a failure: a probe is for

@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"time"
 )
 
@@ -62,4 +64,20 @@ func verify(chain []*x509.Certificate, host string, roots *x509.CertPool, now ti
 		return "", failed(renew, "one with less than a quarter of its life left: until %s", until)
 	}
 	return "valid until " + until, nil
+}
+
+// ReadRoots reads the PEM roots of a Config; nil, the system's, where no file is named.
+func ReadRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", file)
+	}
+	return roots, nil
 }

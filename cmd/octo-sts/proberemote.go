@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/spf13/pflag"
@@ -67,10 +65,10 @@ func (o *remoteProbe) probe(ctx context.Context, stdin io.Reader, negative bool)
 	}
 	c := probe.Config{URL: o.url, Scope: o.scope, Identity: o.identity, GitHubURL: o.gitHubURL, UserAgent: "octo-sts-probe/" + version,
 		IDToken: func(ctx context.Context, kind probe.Kind) (string, error) { return o.idToken(ctx, source, kind) }}
-	if c.Roots, err = readRoots(o.caFile); err != nil {
+	if c.Roots, err = probe.ReadRoots(o.caFile); err != nil {
 		return nil, fmt.Errorf("--ca-file: %w", err)
 	}
-	if c.GitHubRoots, err = readRoots(o.gitHubCAFile); err != nil {
+	if c.GitHubRoots, err = probe.ReadRoots(o.gitHubCAFile); err != nil {
 		return nil, fmt.Errorf("--github-ca-file: %w", err)
 	}
 	prober, err := probe.New(ctx, c)
@@ -111,20 +109,4 @@ func (o *remoteProbe) idToken(ctx context.Context, source *idsource.Source, kind
 		return "", fmt.Errorf("%w: it cannot make one for another audience", probe.ErrNoSuchIDToken)
 	}
 	return raw, nil
-}
-
-// readRoots reads PEM roots; nil, the system's, where no file is named.
-func readRoots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, errors.New(file + " holds no PEM certificate")
-	}
-	return roots, nil
 }
