@@ -58,13 +58,23 @@ func (r *run) exchange(idToken string, granted *stsclient.InstallationToken) boo
 		}
 		*granted, err = client.Exchange(r.ctx)
 		if err != nil {
-			return "", failed(r.adviceFor(err), "%v", err)
+			return "", failed(r.adviceFor(err), "%s", cameOf(err))
 		}
 		if left := time.Until(granted.Expiry); left <= 0 || left > 65*time.Minute {
 			return "", failed("Look at this machine's clock, and GitHub's.", "a token that lives until %s", granted.Expiry.UTC().Format(time.RFC3339))
 		}
 		return "an installation token until " + granted.Expiry.UTC().Format(time.RFC3339), nil
 	})
+}
+
+// cameOf is what came of an exchange, in a line. A refusal's own text is for a job's log, and as long as that allows.
+func cameOf(err error) string {
+	var refused *stsclient.RefusedError
+	if !errors.As(err, &refused) {
+		return err.Error()
+	}
+	return fmt.Sprintf("HTTP status %d, %s, to an ID token of issuer %s, subject %s and audience %s",
+		refused.Status, refused.Message, refused.Sent.Issuer, refused.Sent.Subject, strings.Join(refused.Sent.Audiences, ", "))
 }
 
 func (r *run) adviceFor(err error) string {

@@ -16,7 +16,8 @@ func main() {
 		},
 		SeeAlso: []string{"octo-sts(7)", "signer.yaml(5)", "octo-stsd(8)", "octo-sts(1)", "systemd-creds(1)", "pkcs11-tool(1)"},
 	}, `octo-sts-signer holds the private keys of GitHub Apps in a PKCS#11 token, an HSM, and signs for octo-stsd over a unix socket:
-App JWTs, whose claims it makes up itself, and checkpoints of the audit log that extend the one before. It signs nothing else.
+App JWTs and, where a probe is set up, the probe's ID tokens, whose claims it makes up itself, and checkpoints of the audit log that
+extend the one before. It signs nothing else.
 
 It is also the tool with which the keys are made: setup makes a GitHub App whose private key is nowhere but in the HSM, and key
 imports, lists, verifies, rotates and retires keys.

@@ -1,6 +1,6 @@
 //go:build !manual
 
-// Command octo-sts is the command line: for operators (policy, audit) and for
+// Command octo-sts is the command line: for operators (doctor, probe, policy, audit) and for
 // CI jobs (exchange, exec, git-credential, revoke). It holds no secrets of the appliance and needs none.
 package main
 

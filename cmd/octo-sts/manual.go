@@ -14,7 +14,8 @@ func main() {
 			{"/var/log/octo-sts/audit", "Where octo-stsd keeps its audit log."},
 		},
 		SeeAlso: []string{"sts.yaml(5)", "octo-sts-audit(5)", "octo-sts(7)", "octo-stsd(8)", "octo-sts-signer(8)"},
-	}, `octo-sts is the command line of the octo-sts appliance. A CI job gets a GitHub token with exchange; whoever writes a trust policy
+	}, `octo-sts is the command line of the octo-sts appliance. A CI job runs a command with a GitHub token with exec, or
+gets one with exchange or git-credential; an operator asks with doctor and probe whether all is well; whoever writes a trust policy
 finds out with policy why it says yes or no; whoever reads the appliance's audit log verifies it with audit, on any machine.
 It holds no secret of the appliance and needs none.`)
 }

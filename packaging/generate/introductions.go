@@ -23,8 +23,8 @@ extends the one before. ` + "`octo-sts audit verify`" + ` needs the directory an
 write there: no logrotate, no editor.
 
 An exchange has two entries with the same request_id: an intent, before GitHub is asked, and an outcome, before the caller has the
-token. So kind is intent or outcome, or denied (a request with a verified ID token that was refused), policy_check and trust_change
-(of webhook deliveries), or admin (of the operator or the appliance). Others may come. A field that is empty is left out. Bounds are in bytes of JSON text, in
+token. So kind is intent or outcome, or denied (a request with a verified ID token that was refused), revocation (of a token
+before its end), policy_check and trust_change (of webhook deliveries), or admin (of the operator or the appliance). Others may come. A field that is empty is left out. Bounds are in bytes of JSON text, in
 parentheses; what is longer is cut, and the field is then named in truncated. No token, PIN or secret is ever in it.`
 
 const overviewIntroduction = `The octo-sts appliance exchanges the OIDC ID tokens of CI jobs for short-lived GitHub installation tokens, under trust policies

@@ -2,6 +2,7 @@ package manual
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,8 +62,8 @@ func exitStatuses() [][2]string {
 	}
 }
 
-// Program is the page of a program: every command that is not hidden, with its flags and examples. description stands
-// before them.
+// Program is the page of a program: description, and every command that is not hidden, with its flags and examples, or with
+// its own page where it has one.
 func Program(p Page, description string, root *cobra.Command) []byte {
 	root.InitDefaultCompletionCmd()
 	p.Name = root.Name()
@@ -79,7 +80,15 @@ func Program(p Page, description string, root *cobra.Command) []byte {
 	r.section("DESCRIPTION")
 	r.paragraphs(description, ".PP")
 	r.section("COMMANDS")
-	eachCommand(root, r.command)
+	own := commandsWithPages(root)
+	for _, c := range root.Commands() {
+		if slices.Contains(own, c) {
+			r.subsection(c.CommandPath())
+			r.paragraphs(fmt.Sprintf("%s: %s-%s(%d).", c.Short, root.Name(), c.Name(), p.Section), ".PP")
+		} else {
+			eachCommand(c, r.command)
+		}
+	}
 	if root.HasPersistentFlags() {
 		r.section("OPTIONS OF EVERY COMMAND")
 		r.flags(root.PersistentFlags())
@@ -135,7 +144,7 @@ func (r *roff) flags(set *pflag.FlagSet) {
 			usage += " (default " + f.DefValue + ")"
 		}
 		usage = strings.Join(strings.Fields(usage), " ")
-		r.item(term, strings.ToUpper(usage[:1])+usage[1:]+".")
+		r.item(term, usage) // as --help has it: the first word may be a value
 	})
 }
 
