@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/octo-sts/appliance/sts/audit"
 )
 
 // gatewayDefault is the marshaler that a grpc-gateway has where nobody chose one.
@@ -48,6 +50,22 @@ func TestAnswersAreGRPCGateways(t *testing.T) {
 		}
 		if d := cmp.Diff(decode(t, theirs.Body), decode(t, ours.Body)); d != "" {
 			t.Errorf("%v: body (-grpc-gateway +ours):\n%s", err, d)
+		}
+	}
+}
+
+// What a caller did wrong is denied: no stranger can have somebody woken for failures. What is wrong here has failed.
+func TestDecisionOf(t *testing.T) {
+	for _, row := range answers {
+		kind, want := row.kind, audit.DecisionDenied
+		if kind == nil {
+			kind = errors.New("something that no row names")
+		}
+		if row.kind == nil || row.kind == ErrUnavailable {
+			want = audit.DecisionFailed
+		}
+		if got := decisionOf(&Refusal{Kind: kind}); got != want {
+			t.Errorf("%v: %s, want %s", kind, got, want)
 		}
 	}
 }

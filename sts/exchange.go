@@ -271,10 +271,12 @@ func (s *Service) refuse(ctx context.Context, x *exchange, err error) error {
 	return refusal
 }
 
-// decisionOf tells a no from a failure.
+// decisionOf tells a no from a failure. Many failures wake somebody, so what a caller does wrong is none.
 func decisionOf(refusal *Refusal) string {
-	if errors.Is(refusal, ErrDenied) || errors.Is(refusal, ErrUnauthenticated) || errors.Is(refusal, ErrInvalidRequest) || errors.Is(refusal, ErrOverloaded) {
-		return audit.DecisionDenied
+	for _, no := range []error{ErrDenied, ErrUnauthenticated, ErrInvalidRequest, ErrOverloaded, ErrUnimplemented, errNotPosted} {
+		if errors.Is(refusal, no) {
+			return audit.DecisionDenied
+		}
 	}
 	return audit.DecisionFailed
 }
