@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -210,6 +211,7 @@ func (t *tour) suggest() {
 	step("Up until Ctrl-C. Things to try, from another terminal")
 	for _, command := range [][]string{
 		append(t.exchange("job"), "--output", "json"),
+		append(slices.Replace(t.exchange("job"), 1, 2, "exec"), "--", "printenv", "GITHUB_TOKEN"),
 		{"octo-sts", "policy", "lint", filepath.Join(t.dir, identity+".sts.yaml")},
 		{"octo-sts", "audit", "show", "--decision", "denied", t.service.AuditDir},
 		{"octo-sts", "audit", "verify", "--key", t.vkey(), t.service.AuditDir},
@@ -218,6 +220,7 @@ func (t *tour) suggest() {
 	}
 	fmt.Printf("    curl -s -H \"Authorization: Bearer $(cat %s)\" '%s/sts/exchange?scope=acme/widgets&identity=deploy'\n", t.idToken("job"), t.service.URL())
 	fmt.Printf("    curl -s %s/readyz\n", t.service.AdminURL())
+	fmt.Printf("    curl -s %s/metrics\n", t.service.AdminURL())
 	fmt.Printf("    less %s\n", t.service.ConfigFile)
 }
 
