@@ -4,8 +4,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
+	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -32,7 +35,9 @@ func startJob(t *testing.T, script string) *job {
 	bin := programs(t)
 	service := startService(t, bin)
 	service.GitHub.PutPolicy("acme", "app", "reader", "issuer: "+service.Issuer.URL()+"\n"+clientPolicies[[2]string{"app", "reader"}])
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "octo-sts"), "exec", "--url", service.URL(),
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "octo-sts"), "exec", "--url", service.URL(),
 		"--scope", "acme/app", "--identity", "reader", "--token-file", "-", "--", "sh", "-c", script)
 	cmd.Stdin = strings.NewReader(idToken(t, service, ststest.GitHubActions{Owner: "acme", Repo: "app"}))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -43,6 +48,10 @@ func startJob(t *testing.T, script string) *job {
 	}
 	var said strings.Builder
 	cmd.Stderr = &said
+	// Where whoever runs this test ignores SIGHUP (nohup), exec and its command would, too.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(caught) })
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
