@@ -17,7 +17,7 @@ func adminHandler(h *health, m *metrics, p *probes) http.Handler {
 	mux.HandleFunc("GET /readyz", h.readyz)
 	mux.Handle("GET /metrics", m.handler())
 	mux.Handle("GET /probe", p)
-	return mux
+	return m.requests.counting(adminEndpoint, mux)
 }
 
 // newest keeps a listener's newest connections open, and closes the oldest for

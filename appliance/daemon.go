@@ -115,6 +115,7 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 		measureCertificate(d.certificates, d.counts)
 	}
 	d.health = &health{d.certificates, d.audit, d.copies, d.checkpoints, d.signer, d.generations, d.webhook, d.reloads, d.tracing}
+	d.measureState()
 	return d, d.listen(ctx, c)
 }
 

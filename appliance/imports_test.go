@@ -58,7 +58,8 @@ var allowed = map[string][]string{
 	"packaging/generate": {"packaging/manual", "sts/trustpolicy"},
 
 	"cmd/octo-stsd":       {"appliance", "journald"},
-	"cmd/octo-sts":        {"sts/idsource", "sts/stsclient", "sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
+	"cmd/octo-sts":        {"cmd/octo-sts/doctor", "probe", "sts/idsource", "sts/stsclient", "sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
+	"cmd/octo-sts/doctor": {"signer", "sts/audit"},
 	"cmd/octo-sts-signer": {"journald", "signer", "signer/hsm", "signer/setup", "signer/systemd", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
 	"cmd/octo-sts-demo":   {"signer", "sts/audit", "sts/audit/checkpoint", "sts/ststest"},
 }

@@ -36,6 +36,7 @@ type metrics struct {
 	appends  prometheus.Histogram
 	writes   prometheus.Histogram
 	webhooks *prometheus.CounterVec
+	revokes  *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -61,6 +62,7 @@ func newMetrics() *metrics {
 	m.appends = m.histogram("octo_sts_audit_append_duration_seconds", "How long entries of the audit log waited until they were durable.", disk)
 	m.writes = m.histogram("octo_sts_audit_sync_duration_seconds", "Duration of writing entries to the audit log together, with their sync.", disk)
 	m.webhooks = m.counters("octo_sts_webhook_deliveries_total", "Webhook deliveries, by event, and by what became of them.", "event", "outcome")
+	m.revokes = m.counters("octo_sts_revocations_total", "Revocations of installation tokens that somebody asked for, by what became of them.", "outcome")
 	return m
 }
 

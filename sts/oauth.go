@@ -28,7 +28,7 @@ const (
 func readForm(w http.ResponseWriter, r *http.Request, names []string) (url.Values, error) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		return nil, &Refusal{Kind: errNotPosted, Reason: "method", Detail: errors.New("the method is not POST")}
+		return nil, &Refusal{Kind: errNotPosted, Reason: "malformed_request", Detail: errors.New("the method is not POST")}
 	}
 	malformed := func(text string) error { return invalid("malformed_request", errors.New(text)) }
 	for _, value := range r.Header.Values("Authorization") {

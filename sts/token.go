@@ -66,11 +66,11 @@ func (r *Request) takeForm(form url.Values) error {
 	case grant == "":
 		return malformed("grant_type is missing: it is " + grantTokenExchange)
 	case grant != grantTokenExchange:
-		return &Refusal{Kind: ErrUnsupportedGrant, Reason: "grant_type", Detail: errors.New("grant_type is not " + grantTokenExchange)}
+		return &Refusal{Kind: ErrUnsupportedGrant, Reason: "malformed_request", Detail: errors.New("grant_type is not " + grantTokenExchange)}
 	case form.Get("actor_token") != "" || form.Get("actor_token_type") != "":
 		return malformed("there is an actor_token: nobody acts for another here")
 	case form.Get("resource") != "":
-		return &Refusal{Kind: ErrInvalidTarget, Reason: "resource", Detail: errors.New("there is a resource: the identity goes into audience")}
+		return &Refusal{Kind: ErrInvalidTarget, Reason: "malformed_request", Detail: errors.New("there is a resource: the identity goes into audience")}
 	case form.Get("requested_token_type") != "" && form.Get("requested_token_type") != typeAccessToken:
 		return malformed("requested_token_type is not " + typeAccessToken)
 	case form.Get("subject_token") == "":

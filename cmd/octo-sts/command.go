@@ -33,7 +33,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newExchangeCommand(), newPolicyCommand(), newAuditCommand(), newProbeCommand(), &cobra.Command{
+	root.AddCommand(newExchangeCommand(), newExecCommand(), newGitCredentialCommand(), newRevokeCommand(), newTokenSourcesCommand(), newPolicyCommand(), newAuditCommand(), newProbeCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return printVersion(cmd)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,9 @@ import (
 
 // probeWait is for how long a probe of the daemon's is waited for: it gives itself 30 s.
 const probeWait = 45 * time.Second
+
+// maxReport bounds what is read of the daemon's answer, in bytes.
+const maxReport = 1 << 20
 
 type probeOptions struct {
 	admin, output string
@@ -181,10 +185,10 @@ func askProbe(ctx context.Context, base *url.URL, target string) (probe.Report, 
 	switch {
 	case err != nil:
 		return probe.Report{}, err
-	case status == http.StatusNotFound:
-		return probe.Report{}, &unconfiguredError{printable(string(body))}
-	case status != http.StatusOK:
-		return probe.Report{}, fmt.Errorf("HTTP status %d, %s", status, printable(string(body)))
+	case response.StatusCode == http.StatusNotFound:
+		return probe.Report{}, &unconfiguredError{printable(strings.TrimSpace(string(body)))}
+	case response.StatusCode != http.StatusOK:
+		return probe.Report{}, fmt.Errorf("HTTP status %d, %s", response.StatusCode, printable(strings.TrimSpace(string(body))))
 	}
 	var report probe.Report
 	if err := json.Unmarshal(body, &report); err != nil || report.Target != target {

@@ -204,7 +204,9 @@ func TestOAuthRequests(t *testing.T) {
 		ok("requested_token_type access_token", setting("requested_token_type", typeAccessToken)),
 		ok("a parameter that nobody knows (RFC 6749, section 3.2)", setting("options", `{"userProject":"x"}`)),
 		ok("parameters without a value (RFC 6749, section 3.2)", func(_ *http.Request, f url.Values) { f["resource"], f["actor_token"] = []string{""}, []string{""} }),
-		ok("a client's name and secret in the form", func(_ *http.Request, f url.Values) { f["client_id"], f["client_secret"] = []string{"ci"}, []string{"x"} }),
+		ok("a client's name and secret in the form", func(_ *http.Request, f url.Values) {
+			f["client_id"], f["client_secret"] = []string{"ci"}, []string{"x"}
+		}),
 		ok("a client's name and secret in the header", httpHeader("Authorization", "Basic Y2k6eA==")),
 		ok("a charset", httpHeader("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")),
 

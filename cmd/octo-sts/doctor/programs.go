@@ -20,7 +20,7 @@ func checkPrograms(ctx context.Context, m *machine) []Finding {
 				Severity: Problem, What: fmt.Sprintf("%s cannot be run: %v", m.program(name), said.err), Why: "without it there is no appliance",
 				Command: installAgain,
 			})
-		case len(fields) < 2 || fields[1] != m.Version:
+		case len(fields) < 2 || strings.Trim(fields[1], "()") != m.Version:
 			findings = append(findings, Finding{
 				Severity: Problem, What: fmt.Sprintf("%s says it is %q, and octo-sts is of version %s", m.program(name), strings.TrimSpace(said.stdout), m.Version),
 				Why: "the programs are made to be of one version", Command: installAgain,

@@ -15,7 +15,7 @@ import (
 
 const catalogFile = "../../../packaging/octo-sts.catalog"
 
-var messageIDs = []string{MessageIntent, MessageOutcome, MessageDenied, MessagePolicyCheck, MessageTrustChange, MessageAdmin, MessageOther, MessageCheckpoint}
+var messageIDs = []string{MessageIntent, MessageOutcome, MessageDenied, MessageRevocation, MessagePolicyCheck, MessageTrustChange, MessageAdmin, MessageOther, MessageCheckpoint}
 
 // readCatalog returns each explanation by its MESSAGE_ID.
 func readCatalog(t testing.TB) (ids []string, texts map[string]string) {
