@@ -101,17 +101,18 @@ const recalledGrants = 26 * time.Hour
 // matters to those who come while strangers use up what they have, and to those who
 // want a token revoked, who are asked to wait.
 func recallGrants(ctx context.Context, c *Config, service *sts.Service, logger *zap.Logger) {
-	defer service.Recalled()
 	for record, err := range audit.ReadSince(c.Audit.Directory, time.Now().Add(-recalledGrants)) {
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
+			// What was handed out before the start stays uncertain: POST /sts/revoke calls no token unknown.
 			logger.Error("looking in the audit log for who was granted something lately", zap.Error(err))
 			return
 		}
 		service.Recall(record.Entry)
 	}
+	service.Recalled()
 }
 
 // webhookEvents are those that an App has to be subscribed to; GitHub sends those
