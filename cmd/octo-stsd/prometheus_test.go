@@ -28,7 +28,10 @@ func TestPrometheus(t *testing.T) {
 	h := observed(t)
 	server := startPrometheus(t, program, h)
 	stop := h.exercise()
-	server.awaitScrapes(6)
+	server.awaitScrapes("octo_sts_build_info", 6)
+	for _, job := range []string{"octo-sts-probe", "octo-sts-probe-negative"} {
+		server.awaitScrapes(`probe_success{job="`+job+`"}`, 1)
+	}
 	stop()
 	answered := 0
 	for _, panel := range readDashboard(t).Panels {
@@ -101,7 +104,7 @@ func startPrometheus(t *testing.T, program string, h *hookRig) *prometheus {
 	target := []any{map[string]any{"targets": []string{strings.TrimPrefix(h.AdminURL(), "http://")}}}
 	probing := func(job, which string) map[string]any {
 		return map[string]any{"job_name": job, "metrics_path": "/probe", "params": map[string]any{"target": []string{which}},
-			"scrape_interval": "2s", "scrape_timeout": "2s", "static_configs": target}
+			"scrape_interval": "5s", "scrape_timeout": "5s", "static_configs": target}
 	}
 	config, err := yaml.Marshal(map[string]any{
 		"global":     map[string]any{"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -156,19 +159,19 @@ func (p *prometheus) get(path string, out any) error {
 	return json.Unmarshal(answer.Data, out)
 }
 
-// awaitScrapes waits for that many of the daemon.
-func (p *prometheus) awaitScrapes(n int) {
+// awaitScrapes waits for that many that had the metric.
+func (p *prometheus) awaitScrapes(metric string, n int) {
 	p.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		var data struct{ Result []struct{ Value [2]any } }
-		err := p.get("/api/v1/query?query="+url.QueryEscape("count_over_time(octo_sts_build_info[10m])"), &data)
+		err := p.get("/api/v1/query?query="+url.QueryEscape("count_over_time("+metric+"[10m])"), &data)
 		if err == nil && len(data.Result) == 1 {
 			if count, _ := strconv.Atoi(fmt.Sprint(data.Result[0].Value[1])); count >= n {
 				return
 			}
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("Prometheus did not scrape the daemon %d times: %v", n, err)
+			p.t.Fatalf("Prometheus did not scrape %s %d times: %v", metric, n, err)
 		}
 	}
 }
