@@ -117,6 +117,7 @@ type connection struct {
 	serving atomic.Int32  // exchanges under way
 	turns   chan struct{} // a place for each request that begins
 	reads   atomic.Int32  // while it is a stranger's
+	bodies  atomic.Int32  // that somebody waits for
 	known   atomic.Bool   // something was granted on it: no stranger's any more
 	asks    atomic.Bool   // of HTTP/1.1, and past its handshake
 	step    atomic.Bool   // has a place in owner.steps
@@ -358,7 +359,9 @@ type body struct {
 }
 
 func (b body) Read(p []byte) (int, error) {
+	b.of.bodies.Add(1)
 	n, err := b.ReadCloser.Read(p)
+	b.of.bodies.Add(-1)
 	b.of.idle.Store(-unreadBody)
 	b.of.budget.Add(int64(n + n/8)) // and for what is around it
 	return n, err

@@ -183,7 +183,7 @@ func (d *Daemon) listen(ctx context.Context, c *Config) error {
 // audit log and the state last. Its last entries get a checkpoint.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.close()
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1) // one is left to look at the network: see pace.go
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2) // some are left to look at the network: see pace.go
 	d.covering.Go(d.checkpoints.follow)
 	serving, ctx := errgroup.WithContext(ctx)
 	for _, l := range d.listeners {

@@ -6,7 +6,7 @@ import "time"
 // otherwise every 10 ms. A flood that always leaves something to do therefore delays
 // every step of a good caller's exchange by as much, long before it takes all of the
 // processor. So what strangers send is worked on in small portions with pauses between
-// them, and Run takes a processor more for the scheduler than there are.
+// them, and Run takes more processors for the scheduler than there are.
 
 // What asks nothing is read slowly once it is more than a long header: unpaced bytes
 // come at once, then a piece at a time, and between two pieces as many pauses as there
@@ -31,7 +31,7 @@ func (conn *connection) readAtPace(b []byte) (int, error) {
 	case conn.idle.Load() > unpaced:
 		conn.wait(pause)
 		b = b[:min(len(b), piece)]
-	case !conn.known.Load() && conn.idle.Load() >= 0 && conn.reads.Add(1) > firstReads: // below 0 a body comes
+	case !conn.known.Load() && conn.bodies.Load() == 0 && conn.reads.Add(1) > firstReads:
 		conn.wait(strangerPause)
 	}
 	return conn.Conn.Read(b)
