@@ -19,27 +19,29 @@ const (
 
 // A stranger's connection is one on which nothing was granted yet. Its handshake and
 // its first request are read at once, in so many reads, and what follows with as many
-// pauses between two reads as there are connections like this one.
+// pauses between two reads as there are connections like this one, up to strangerWait:
+// those who are shed because of load are strangers too, and good ones.
 const (
 	firstReads    = 8
 	strangerPause = time.Millisecond
+	strangerWait  = 20 * time.Millisecond
 )
 
 // readAtPace is for the connection's reader, which alone waits.
 func (conn *connection) readAtPace(b []byte) (int, error) {
 	switch {
 	case conn.idle.Load() > unpaced:
-		conn.wait(pause)
+		conn.wait(pause, readHeaderTimeout)
 		b = b[:min(len(b), piece)]
 	case !conn.known.Load() && conn.bodies.Load() == 0 && conn.reads.Add(1) > firstReads:
-		conn.wait(strangerPause)
+		conn.wait(strangerPause, strangerWait)
 	}
 	return conn.Conn.Read(b)
 }
 
-func (conn *connection) wait(pause time.Duration) {
+func (conn *connection) wait(pause, most time.Duration) {
 	others := conn.owner.paced.Add(1)
-	time.Sleep(min(time.Duration(others)*pause, readHeaderTimeout))
+	time.Sleep(min(time.Duration(others)*pause, most))
 	conn.owner.paced.Add(-1)
 }
 
