@@ -20,8 +20,9 @@ var allowed = map[string][]string{
 	"sts/trustpolicy":      {"sts/strictyaml"},
 	"sts/audit":            {"sts/audit/checkpoint"},
 	"sts/audit/checkpoint": {},
-	"sts/audit/forward":    {"journald", "sts/audit"},
+	"sts/audit/forward":    {"sts/audit", "sts/journald"},
 	"sts/idtoken":          {},
+	"sts/journald":         {},
 	"sts/span":             {},
 	"sts/githubapp":        {"sts/span"},
 
@@ -32,8 +33,6 @@ var allowed = map[string][]string{
 	// What its users import brings nothing of the appliance along.
 	"sts/idsource":  {},
 	"sts/stsclient": {},
-
-	"journald": {},
 
 	"webhook": {"sts/audit", "sts/githubapp", "sts/span", "sts/trustpolicy"},
 
@@ -57,10 +56,10 @@ var allowed = map[string][]string{
 	"packaging/manual":   {},
 	"packaging/generate": {"packaging/manual", "sts/trustpolicy"},
 
-	"cmd/octo-stsd":       {"appliance", "journald"},
+	"cmd/octo-stsd":       {"appliance", "sts/journald"},
 	"cmd/octo-sts":        {"cmd/octo-sts/doctor", "probe", "sts/idsource", "sts/stsclient", "sts/audit", "sts/audit/checkpoint", "sts/idtoken", "sts/trustpolicy"},
 	"cmd/octo-sts/doctor": {"signer", "sts/audit"},
-	"cmd/octo-sts-signer": {"journald", "signer", "signer/hsm", "signer/setup", "signer/systemd", "sts/audit/checkpoint", "sts/strictyaml", "sts/trustpolicy"},
+	"cmd/octo-sts-signer": {"signer", "signer/hsm", "signer/setup", "signer/systemd", "sts/audit/checkpoint", "sts/journald", "sts/strictyaml", "sts/trustpolicy"},
 	"cmd/octo-sts-demo":   {"signer", "sts/audit", "sts/audit/checkpoint", "sts/ststest"},
 }
 

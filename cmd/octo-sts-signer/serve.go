@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/octo-sts/appliance/journald"
 	"github.com/octo-sts/appliance/signer"
+	"github.com/octo-sts/appliance/sts/journald"
 )
 
 func newServeCommand() *cobra.Command {

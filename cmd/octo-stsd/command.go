@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/octo-sts/appliance/appliance"
-	"github.com/octo-sts/appliance/journald"
+	"github.com/octo-sts/appliance/sts/journald"
 )
 
 // version is set by the build.

@@ -10,8 +10,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/octo-sts/appliance/journald"
 	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/journald"
 )
 
 // ErrNoJournald: this machine has no journald, so there is no copy. No fault: a container has none. Should one appear, it

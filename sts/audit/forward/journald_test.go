@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/octo-sts/appliance/journald"
+	"github.com/octo-sts/appliance/sts/journald"
 )
 
 // journaldConfig: volatile, with nothing from the kernel and without the rate limit, as docs/audit.md advises.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 
-	"github.com/octo-sts/appliance/journald"
 	"github.com/octo-sts/appliance/sts/audit"
+	"github.com/octo-sts/appliance/sts/journald"
 )
 
 // The MESSAGE_IDs of the journal's copy, one for each kind of entry. They never change: filters and the catalogue

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/octo-sts/appliance/journald"
+	"github.com/octo-sts/appliance/sts/journald"
 )
 
 // What is too large for a datagram goes to a real journald as a file.
