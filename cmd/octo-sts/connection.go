@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/octo-sts/appliance/probe"
 	"github.com/octo-sts/appliance/sts/idsource"
 	"github.com/octo-sts/appliance/sts/stsclient"
 )
@@ -94,13 +94,9 @@ func (o *connection) client(ctx context.Context, c stsclient.Config) (*stsclient
 		return nil, errors.New("--url is required, or OCTO_STS_URL in the environment: want https://HOST")
 	}
 	if o.caFile != "" {
-		pem, err := os.ReadFile(o.caFile)
+		roots, err := probe.ReadRoots(o.caFile)
 		if err != nil {
-			return nil, fmt.Errorf("reading --ca-file: %w", err)
-		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--ca-file %s holds no PEM certificate", o.caFile)
+			return nil, fmt.Errorf("--ca-file: %w", err)
 		}
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
