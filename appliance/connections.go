@@ -6,12 +6,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/pires/go-proxyproto"
 )
 
@@ -57,10 +57,11 @@ var (
 // many, one gives way that has no exchange under way: so connections that are
 // only held open, in whichever state, keep nobody out.
 type connections struct {
-	rules *atomic.Pointer[rules]
-	shed  func(limit string)
-	paced atomic.Int32  // connections that are read slowly, at the moment
-	steps chan struct{} // a place for each stranger's bytes that are being worked on
+	rules  *atomic.Pointer[rules]
+	shed   func(limit string)
+	paced  atomic.Int32 // connections that are read slowly, at the moment
+	steps  steps
+	guests *lru.Cache[netip.Addr, time.Time] // when a network was granted something last; it locks itself
 
 	mu       sync.Mutex // guards the rest
 	open     []*connection
@@ -68,7 +69,11 @@ type connections struct {
 }
 
 func newConnections(rules *atomic.Pointer[rules], shed func(limit string)) *connections {
-	return &connections{rules: rules, shed: shed, steps: make(chan struct{}, runtime.NumCPU()), networks: map[netip.Addr][]*connection{}}
+	guests, err := lru.New[netip.Addr, time.Time](trackedAddresses)
+	if err != nil {
+		panic(err) // the size is a constant
+	}
+	return &connections{rules: rules, shed: shed, steps: newSteps(), guests: guests, networks: map[netip.Addr][]*connection{}}
 }
 
 // count is how many are open.
@@ -114,18 +119,18 @@ type connection struct {
 	address netip.Addr // the caller's, or the proxy's
 	unnamed bool       // a proxy does not say for whom the connection is
 
-	serving atomic.Int32  // exchanges under way
-	turns   chan struct{} // a place for each request that begins
-	reads   atomic.Int32  // while it is a stranger's
-	bodies  atomic.Int32  // that somebody waits for
-	known   atomic.Bool   // something was granted on it: no stranger's any more
-	asks    atomic.Bool   // of HTTP/1.1, and past its handshake
-	step    atomic.Bool   // has a place in owner.steps
-	gone    atomic.Bool   // was closed
-	idle    atomic.Int64  // bytes that came since a request began or a body was read
-	taken   atomic.Int32  // requests that were taken back
-	budget  atomic.Int64  // bytes that may come before another request has to
-	used    atomic.Int64  // Unix nanoseconds: when it was opened, or last served one
+	serving atomic.Int32              // exchanges under way
+	turns   chan struct{}             // a place for each request that begins
+	reads   atomic.Int32              // while it is a stranger's
+	bodies  atomic.Int32              // that somebody waits for
+	known   atomic.Bool               // a guest's: no stranger's
+	asks    atomic.Bool               // of HTTP/1.1, and past its handshake
+	step    atomic.Pointer[time.Time] // since when it has a place in owner.steps
+	gone    atomic.Bool               // was closed
+	idle    atomic.Int64              // bytes that came since a request began or a body was read
+	taken   atomic.Int32              // requests that were taken back
+	budget  atomic.Int64              // bytes that may come before another request has to
+	used    atomic.Int64              // Unix nanoseconds: when it was opened, or last served one
 
 	at      int        // in owner.open; guarded by owner.mu
 	network netip.Addr // as counted; guarded by owner.mu
@@ -147,6 +152,7 @@ func (c *connections) admit(raw net.Conn) *connection {
 	// A proxy's connections are many callers', and those of a unix socket nobody's
 	// whose address is known.
 	exempt := isProxy || !conn.address.IsValid()
+	conn.known.Store(c.isGuest(conn.address))
 	if !exempt {
 		if limit, ok := rules.mayOpen(conn.address); !ok {
 			c.shed(limit)
@@ -262,6 +268,7 @@ func (conn *connection) identify() error {
 			return // the proxy's own: it looks whether we are well
 		}
 		conn.remote, conn.address = source, addressOf(source)
+		conn.known.Store(conn.owner.isGuest(conn.address))
 		conn.failure = conn.owner.identified(conn)
 	})
 	return conn.failure
@@ -291,7 +298,32 @@ func (c *connections) flooded(conn *connection) {
 	c.shed("idle_bytes")
 	if rules := c.rules.Load(); conn.address.IsValid() && !rules.proxies.include(conn.address) {
 		rules.floods.Add(networkOf(conn.address), time.Now())
+		c.guests.Remove(networkOf(conn.address))
 	}
+}
+
+// granted makes a guest of whose connection it is. A proxy's callers are all one.
+func (conn *connection) granted() {
+	conn.known.Store(true)
+	if conn.address.IsValid() {
+		conn.owner.welcome(conn.address, time.Now())
+	}
+}
+
+// welcome makes a guest of an address's network, to which something was granted then.
+func (c *connections) welcome(a netip.Addr, then time.Time) {
+	if last, ok := c.guests.Peek(networkOf(a)); !ok || last.Before(then) { // recallGrants comes late
+		c.guests.Add(networkOf(a), then)
+	}
+}
+
+// isGuest tells whether something was granted to an address's network lately.
+func (c *connections) isGuest(a netip.Addr) bool {
+	if !a.IsValid() {
+		return false
+	}
+	last, ok := c.guests.Peek(networkOf(a))
+	return ok && time.Since(last) < guestTime
 }
 
 // RemoteAddr is the caller's, as far as a PROXY header told.

@@ -93,7 +93,6 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 		return nil, err
 	}
 	d.generations.current.Store(first)
-	go recallGrants(d.background, c, first.service, logger)
 	var deliveries http.Handler
 	if len(c.Webhook.Secrets) > 0 {
 		config, err := d.webhookConfig(c, first.github)
@@ -108,6 +107,7 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 	if d.edge, err = newEdge(c, d.counts, d.tracing.handler(d.generations), d.tracing.handler(deliveries)); err != nil {
 		return nil, err
 	}
+	go recallGrants(d.background, c, first.service, d.edge.connections, logger)
 	if d.certificates, err = newCertificates(c, logger); err != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (d *Daemon) listen(ctx context.Context, c *Config) error {
 // audit log and the state last. Its last entries get a checkpoint.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.close()
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2) // some are left to look at the network: see pace.go
+	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))) // a write to the disk would otherwise hold the only one
 	d.covering.Go(d.checkpoints.follow)
 	serving, ctx := errgroup.WithContext(ctx)
 	for _, l := range d.listeners {

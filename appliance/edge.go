@@ -105,6 +105,9 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if from.address.IsValid() {
 		id.Address = from.address.String()
 	}
+	if from.connection != nil {
+		id.Granted = from.connection.granted
+	}
 	r = r.WithContext(context.WithValue(sts.WithCaller(r.Context(), id), callerKey{}, from))
 	if from.connection != nil && from.address != from.connection.address {
 		r.RemoteAddr = netip.AddrPortFrom(from.address, 0).String()
@@ -120,9 +123,6 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer end()
-		if !conn.known.Load() {
-			w = introducing{w, conn}
-		}
 	}
 	if r.ProtoMajor == 1 && mayHideAnother(r) {
 		w.Header().Set("Connection", "close")
@@ -171,22 +171,6 @@ func (e *edge) begin(conn *connection, r *http.Request) (end func(), ok bool) {
 		done()
 		counted()
 	}, true
-}
-
-// introducing makes a connection known with the first answer that is not a refusal.
-type introducing struct {
-	http.ResponseWriter
-	of *connection
-}
-
-// Unwrap is for http.ResponseController.
-func (i introducing) Unwrap() http.ResponseWriter { return i.ResponseWriter }
-
-func (i introducing) WriteHeader(status int) {
-	if status < http.StatusBadRequest {
-		i.of.known.Store(true)
-	}
-	i.ResponseWriter.WriteHeader(status)
 }
 
 // mayHideAnother tells whether a proxy in front of us may have seen this request

@@ -1,12 +1,19 @@
 package appliance
 
-import "time"
+import (
+	"runtime"
+	"time"
+)
 
 // The runtime looks at the network only when a processor has nothing else to do, and
 // otherwise every 10 ms. A flood that always leaves something to do therefore delays
 // every step of a good caller's exchange by as much, long before it takes all of the
 // processor. So what strangers send is worked on in small portions with pauses between
-// them, and Run takes more processors for the scheduler than there are.
+// them.
+
+// guestTime is for how long a network is no stranger after something was granted to it:
+// its connections wait for no stranger's.
+const guestTime = recalledGrants
 
 // What asks nothing is read slowly once it is more than a long header: unpaced bytes
 // come at once, then a piece at a time, and between two pieces as many pauses as there
@@ -17,7 +24,7 @@ const (
 	pause   = 20 * time.Millisecond
 )
 
-// A stranger's connection is one on which nothing was granted yet. Its handshake and
+// A stranger's connection is one whose network is no guest. Its handshake and
 // its first request are read at once, in so many reads, and what follows with as many
 // pauses between two reads as there are connections like this one, up to strangerWait:
 // those who are shed because of load are strangers too, and good ones.
@@ -45,6 +52,22 @@ func (conn *connection) wait(pause, most time.Duration) {
 	conn.owner.paced.Add(-1)
 }
 
+// steps are the places for what is done about strangers' bytes: as many as there are
+// processors. After each step its place stays empty for restShare times as long as that
+// took, up to longestRest: who waited for the network meanwhile comes first.
+type steps chan struct{}
+
+const (
+	restShare   = 3
+	longestRest = time.Millisecond // a step with an RSA key is a long one
+)
+
+func newSteps() steps { return make(steps, runtime.NumCPU()) }
+
+func (s steps) end(began time.Time) {
+	time.AfterFunc(min(restShare*time.Since(began), longestRest), func() { <-s })
+}
+
 // A step is what is done about a stranger's bytes between one read and the next, or
 // what goes to it: arithmetic of a handshake, frames of HTTP/2. As many are under way as
 // there are processors; the others wait for a place, and not for the processor.
@@ -52,11 +75,12 @@ func (conn *connection) wait(pause, most time.Duration) {
 // The step of a request of HTTP/1.1 ends when the request is known, since that is served
 // by the one who read it.
 func (conn *connection) beginStep() {
-	if conn.stepless() || conn.step.Load() {
+	if conn.stepless() || conn.step.Load() != nil {
 		return
 	}
 	conn.owner.steps <- struct{}{}
-	conn.step.Store(true)
+	began := time.Now()
+	conn.step.Store(&began)
 	if conn.stepless() { // meanwhile
 		conn.endStep()
 	}
@@ -67,8 +91,8 @@ func (conn *connection) stepless() bool {
 }
 
 func (conn *connection) endStep() {
-	if conn.step.CompareAndSwap(true, false) {
-		<-conn.owner.steps
+	if began := conn.step.Swap(nil); began != nil {
+		conn.owner.steps.end(*began)
 	}
 }
 

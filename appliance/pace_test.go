@@ -3,6 +3,7 @@ package appliance
 import (
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,9 @@ func TestStepsAreGivenBack(t *testing.T) {
 		conn.closing()
 	}
 	reading.Wait()
+	for end := time.Now().Add(5 * time.Second); len(all.steps) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	if len(all.steps) > 0 {
 		t.Errorf("%d places were not given back", len(all.steps))
 	}
@@ -80,3 +84,46 @@ func TestAStrangerIsReadWithPauses(t *testing.T) {
 		t.Error("one who is known is still counted as a stranger")
 	}
 }
+
+// Whose network was granted something is a guest on every connection, for a time, and
+// until it floods one.
+func TestGuests(t *testing.T) {
+	e, _ := publicEdge(t, Limits{}, nil, nil)
+	all := e.connections
+	from := func(address string) *connection {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		conn := all.admit(remoteConn{ours, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))})
+		if conn == nil {
+			t.Fatalf("%s was not let in", address)
+		}
+		return conn
+	}
+	isGuest := func(address string, want bool) {
+		t.Helper()
+		if from(address).known.Load() != want {
+			t.Errorf("%s is a guest: %t, want %t", address, !want, want)
+		}
+	}
+	isGuest("192.0.2.1:1000", false)
+	first := from("192.0.2.1:1001")
+	first.granted()
+	isGuest("192.0.2.1:1002", true)
+	isGuest("192.0.2.2:1000", false)
+	from("[2001:db8::1]:1000").granted()
+	isGuest("[2001:db8::2]:1000", true)
+	all.welcome(netip.MustParseAddr("192.0.2.3"), time.Now().Add(-guestTime))
+	isGuest("192.0.2.3:1000", false)
+	all.flooded(first)
+	if all.isGuest(first.address) {
+		t.Error("a guest that floods is still one")
+	}
+}
+
+// remoteConn is a connection from elsewhere.
+type remoteConn struct {
+	net.Conn
+	from net.Addr
+}
+
+func (c remoteConn) RemoteAddr() net.Addr { return c.from }

@@ -222,6 +222,9 @@ func (s *Service) recordOutcome(ctx context.Context, x *exchange) error {
 	s.budget.remember(x.purse.caller)
 	s.handedOut.add(sha256.Sum256([]byte(x.token.Token)), x.token.Expiry)
 	s.observe(x, audit.DecisionGranted, "", nil)
+	if x.request.Granted != nil {
+		x.request.Granted()
+	}
 	return nil
 }
 

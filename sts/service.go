@@ -138,6 +138,7 @@ type Caller struct {
 	RequestID string // names the exchange in every answer, log line and audit entry
 	Address   string // IP address, without the port
 	UserAgent string
+	Granted   func() // called once something is granted to it; nil: nobody asks
 }
 
 // Grant is what a successful exchange hands out.
