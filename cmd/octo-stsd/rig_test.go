@@ -219,12 +219,17 @@ func (r *rig) readiness() (status int, state string, checks map[string]string) {
 // eventually waits until done says so, or fails after the safety limit.
 func (r *rig) eventually(what string, done func() bool) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	r.within(patience, what, done)
+}
+
+func (r *rig) within(limit time.Duration, what string, done func() bool) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), limit)
 	defer cancel()
 	for !done() {
 		select {
 		case <-ctx.Done():
-			r.t.Fatalf("%s: not within %s", what, patience)
+			r.t.Fatalf("%s: not within %s", what, limit)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
