@@ -33,7 +33,7 @@ const (
 // the heap may grow to gcPercent of what lasts, until, under an attack, it comes
 // near the limit. GOGC and GOMEMLIMIT in the environment go before both.
 const (
-	gcPercent   = 350
+	gcPercent   = 250
 	memoryLimit = 256 << 20 // bytes, soft
 )
 
