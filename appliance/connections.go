@@ -302,7 +302,8 @@ func (c *connections) flooded(conn *connection) {
 	}
 }
 
-// granted makes a guest of whose connection it is. A proxy's callers are all one.
+// granted makes a guest of whose connection it is, for an exchange or a delivery. A
+// proxy's callers are all one.
 func (conn *connection) granted() {
 	conn.known.Store(true)
 	if conn.address.IsValid() {

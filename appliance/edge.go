@@ -134,7 +134,7 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Detail: errors.New("a body without a Content-Length is not accepted")})
 	case e.webhook != nil && r.URL.Path == "/webhook":
 		defer from.connection.serve()() // also while its body comes: of those there are few at once, and slow ones give way
-		e.webhook.ServeHTTP(w, r)
+		e.webhook.ServeHTTP(welcoming{w, from.connection}, r)
 	default:
 		e.exchange.ServeHTTP(w, r)
 	}
@@ -171,6 +171,22 @@ func (e *edge) begin(conn *connection, r *http.Request) (end func(), ok bool) {
 		done()
 		counted()
 	}, true
+}
+
+// welcoming makes a guest of GitHub: no delivery but its own is answered below 400.
+type welcoming struct {
+	http.ResponseWriter
+	sender *connection // nil: a listener of a test's
+}
+
+// Unwrap is for http.ResponseController.
+func (w welcoming) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w welcoming) WriteHeader(status int) {
+	if status < http.StatusBadRequest && w.sender != nil {
+		w.sender.granted()
+	}
+	w.ResponseWriter.WriteHeader(status)
 }
 
 // mayHideAnother tells whether a proxy in front of us may have seen this request

@@ -3,7 +3,9 @@ package appliance
 import (
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,6 +119,26 @@ func TestGuests(t *testing.T) {
 	all.flooded(first)
 	if all.isGuest(first.address) {
 		t.Error("a guest that floods is still one")
+	}
+}
+
+// Whose delivery was taken is a guest, and whose was not is none.
+func TestGitHubIsAGuest(t *testing.T) {
+	status := make(chan int, 2)
+	e, address := publicEdge(t, Limits{}, nil, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(<-status) }))
+	for _, c := range []struct {
+		status int
+		guest  bool
+	}{{http.StatusUnauthorized, false}, {http.StatusAccepted, true}} {
+		status <- c.status
+		response, err := client(t, false).Post("http://"+address+"/webhook", "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if e.connections.isGuest(netip.MustParseAddr("127.0.0.1")) != c.guest {
+			t.Errorf("after %d its sender is a guest: %t, want %t", c.status, !c.guest, c.guest)
+		}
 	}
 }
 
