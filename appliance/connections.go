@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/pires/go-proxyproto"
 )
 
@@ -61,7 +60,7 @@ type connections struct {
 	shed   func(limit string)
 	paced  atomic.Int32 // connections that are read slowly, at the moment
 	steps  steps
-	guests *lru.Cache[netip.Addr, time.Time] // when a network was granted something last; it locks itself
+	guests guests
 
 	mu       sync.Mutex // guards the rest
 	open     []*connection
@@ -69,11 +68,7 @@ type connections struct {
 }
 
 func newConnections(rules *atomic.Pointer[rules], shed func(limit string)) *connections {
-	guests, err := lru.New[netip.Addr, time.Time](trackedAddresses)
-	if err != nil {
-		panic(err) // the size is a constant
-	}
-	return &connections{rules: rules, shed: shed, steps: newSteps(), guests: guests, networks: map[netip.Addr][]*connection{}}
+	return &connections{rules: rules, shed: shed, steps: newSteps(), guests: newGuests(), networks: map[netip.Addr][]*connection{}}
 }
 
 // count is how many are open.
@@ -152,7 +147,7 @@ func (c *connections) admit(raw net.Conn) *connection {
 	// A proxy's connections are many callers', and those of a unix socket nobody's
 	// whose address is known.
 	exempt := isProxy || !conn.address.IsValid()
-	conn.known.Store(c.isGuest(conn.address))
+	conn.known.Store(c.guests.include(conn.address))
 	if !exempt {
 		if limit, ok := rules.mayOpen(conn.address); !ok {
 			c.shed(limit)
@@ -268,7 +263,7 @@ func (conn *connection) identify() error {
 			return // the proxy's own: it looks whether we are well
 		}
 		conn.remote, conn.address = source, addressOf(source)
-		conn.known.Store(conn.owner.isGuest(conn.address))
+		conn.known.Store(conn.owner.guests.include(conn.address))
 		conn.failure = conn.owner.identified(conn)
 	})
 	return conn.failure
@@ -298,33 +293,8 @@ func (c *connections) flooded(conn *connection) {
 	c.shed("idle_bytes")
 	if rules := c.rules.Load(); conn.address.IsValid() && !rules.proxies.include(conn.address) {
 		rules.floods.Add(networkOf(conn.address), time.Now())
-		c.guests.Remove(networkOf(conn.address))
+		c.guests.forget(conn.address)
 	}
-}
-
-// granted makes a guest of whose connection it is, for an exchange or a delivery. A
-// proxy's callers are all one.
-func (conn *connection) granted() {
-	conn.known.Store(true)
-	if conn.address.IsValid() {
-		conn.owner.welcome(conn.address, time.Now())
-	}
-}
-
-// welcome makes a guest of an address's network, to which something was granted then.
-func (c *connections) welcome(a netip.Addr, then time.Time) {
-	if last, ok := c.guests.Peek(networkOf(a)); !ok || last.Before(then) { // recallGrants comes late
-		c.guests.Add(networkOf(a), then)
-	}
-}
-
-// isGuest tells whether something was granted to an address's network lately.
-func (c *connections) isGuest(a netip.Addr) bool {
-	if !a.IsValid() {
-		return false
-	}
-	last, ok := c.guests.Peek(networkOf(a))
-	return ok && time.Since(last) < guestTime
 }
 
 // RemoteAddr is the caller's, as far as a PROXY header told.

@@ -107,7 +107,7 @@ func New(ctx context.Context, c *Config, version string, hangup <-chan os.Signal
 	if d.edge, err = newEdge(c, d.counts, d.tracing.handler(d.generations), d.tracing.handler(deliveries)); err != nil {
 		return nil, err
 	}
-	go recallGrants(d.background, c, first.service, d.edge.connections, logger)
+	go recallGrants(d.background, c, first.service, d.edge.connections.guests, logger)
 	if d.certificates, err = newCertificates(c, logger); err != nil {
 		return nil, err
 	}

@@ -11,10 +11,6 @@ import (
 // processor. So what strangers send is worked on in small portions with pauses between
 // them.
 
-// guestTime is for how long a network is no stranger after something was granted to it:
-// its connections wait for no stranger's.
-const guestTime = recalledGrants
-
 // What asks nothing is read slowly once it is more than a long header: unpaced bytes
 // come at once, then a piece at a time, and between two pieces as many pauses as there
 // are connections like this one. So all of them together cost what one of them may.

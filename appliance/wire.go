@@ -100,7 +100,7 @@ const recalledGrants = 26 * time.Hour
 // recallGrants tells service who was granted what lately, while it serves: that only
 // matters to those who come while strangers use up what they have, and to those who
 // want a token revoked, who are asked to wait.
-func recallGrants(ctx context.Context, c *Config, service *sts.Service, all *connections, logger *zap.Logger) {
+func recallGrants(ctx context.Context, c *Config, service *sts.Service, guests guests, logger *zap.Logger) {
 	for record, err := range audit.ReadSince(c.Audit.Directory, time.Now().Add(-recalledGrants)) {
 		if ctx.Err() != nil {
 			return
@@ -112,7 +112,7 @@ func recallGrants(ctx context.Context, c *Config, service *sts.Service, all *con
 		}
 		service.Recall(record.Entry)
 		if a, err := netip.ParseAddr(record.Entry.ClientAddress); err == nil && record.Entry.Decision == audit.DecisionGranted {
-			all.welcome(a, record.Entry.Time)
+			guests.welcome(a, record.Entry.Time)
 		}
 	}
 	service.Recalled()
